@@ -56,6 +56,14 @@ CREATE TABLE device_credentials (
     UNIQUE (device_no, slot)
 );
 
+-- The processes that serve devices. seen_at is written by each readiness check, which
+-- so proves that the database takes writes.
+CREATE TABLE nodes (
+    node_id TEXT PRIMARY KEY,
+    boot_id BIGINT NOT NULL,
+    seen_at BIGINT NOT NULL
+);
+
 -- Presence and the last reported state: the row that changes with each message.
 -- Narrow, integer-keyed and without a secondary index on purpose: an update costs
 -- a few microseconds, on a wide indexed table tens to hundreds. Every write but
