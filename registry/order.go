@@ -1,0 +1,198 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"net/mail"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// Order is one order line: this MAC was sold to this e-mail. [seed 003 4.4]
+type Order struct {
+	OrderID      string
+	DeviceMAC    MAC
+	UserEmail    string // normalised
+	ShippedAt    time.Time
+	LinkedAt     time.Time
+	LinkedUserID string
+	CreatedAt    time.Time
+}
+
+// OrderRequest is an order line as a shop sends it. ShippedAt is RFC 3339 or a
+// date, "" while the order has not left.
+type OrderRequest struct {
+	OrderID   string
+	UserEmail string
+	DeviceMAC string
+	ShippedAt string
+}
+
+// NormalizeEmail is an e-mail address as it is compared: trimmed and in lower case.
+// Invalid when it is not an address of at most 254 bytes.
+func NormalizeEmail(s string) (string, error) {
+	s = strings.ToLower(strings.TrimSpace(s))
+	a, err := mail.ParseAddress(s)
+	if err != nil || a.Address != s || len(s) > 254 || !printable(s) {
+		return "", E(Invalid, "invalid_email", "This is not an e-mail address.")
+	}
+	return s, nil
+}
+
+func (req OrderRequest) order(now time.Time) (Order, error) {
+	o := Order{OrderID: strings.TrimSpace(req.OrderID), CreatedAt: now}
+	if n := utf8.RuneCountInString(o.OrderID); n < 1 || n > 64 || !printable(o.OrderID) {
+		return o, E(Invalid, ErrInvalidRequest.Code, "order_id must be a text of 1 to 64 printable characters.")
+	}
+	var err error
+	if o.UserEmail, err = NormalizeEmail(req.UserEmail); err != nil {
+		return o, err
+	}
+	if o.DeviceMAC, err = ParseMAC(req.DeviceMAC); err != nil {
+		return o, E(Invalid, errBadMAC.Code, "device_mac must be six hex pairs, like AA:BB:CC:DD:EE:FF.")
+	}
+	if req.ShippedAt != "" {
+		if o.ShippedAt, err = parseTime(req.ShippedAt); err != nil {
+			return o, E(Invalid, ErrInvalidRequest.Code, "shipped_at must be a date or an RFC 3339 time.")
+		}
+	}
+	return o, nil
+}
+
+func parseTime(s string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		t, err = time.Parse(time.DateOnly, s)
+	}
+	return t.UTC(), err
+}
+
+// CreateOrder writes one order line; created is false when it was there already.
+// A device that has provisioned before its order arrived is linked at once. Errors:
+// Invalid, ErrOrderExists, Forbidden.
+func (r *Registry) CreateOrder(ctx context.Context, a Actor, req OrderRequest) (o Order, created bool, err error) {
+	if err := staffOnly(a, ActorAdmin, ActorService); err != nil {
+		return Order{}, false, err
+	}
+	if o, err = req.order(r.now()); err != nil {
+		return Order{}, false, err
+	}
+	var linked string
+	err = r.write(ctx, func(tx Tx) (err error) {
+		created, linked, err = r.putOrder(ctx, tx, a, o)
+		return err
+	})
+	r.linked(linked, err)
+	return o, created, err
+}
+
+// linked tells the world of a committed auto-link.
+func (r *Registry) linked(userID string, err error) {
+	if err == nil && userID != "" {
+		r.counters.Claims.Add(1)
+		r.courier.AccessChanged(userID)
+	}
+}
+
+func (r *Registry) putOrder(ctx context.Context, tx Tx, a Actor, o Order) (created bool, linked string, err error) {
+	created, err = tx.InsertOrder(ctx, o)
+	if err != nil {
+		return false, "", err
+	}
+	if created {
+		deviceID := o.DeviceMAC.DeviceID(r.opts.Salt)
+		if err := r.audit(ctx, tx, a, deviceID, "order_recorded", map[string]any{"order_id": o.OrderID}); err != nil {
+			return false, "", err
+		}
+	}
+	d, err := tx.DeviceByMAC(ctx, o.DeviceMAC)
+	switch {
+	case KindOf(err) == NotFound:
+		return created, "", nil
+	case err != nil:
+		return false, "", err
+	case d.ProvisionedAt.IsZero() || d.SelfEnrolled || d.EverOwned:
+		return created, "", nil
+	}
+	linked, err = r.linkByPurchase(ctx, tx, a, d, r.now())
+	return created, linked, err
+}
+
+// linkByPurchase gives a device that was never owned to the person whose verified
+// e-mail its order names, if there is one with room for it. One order line links
+// once. It returns the new owner, or "".
+func (r *Registry) linkByPurchase(ctx context.Context, tx Tx, a Actor, d Device, now time.Time) (string, error) {
+	o, ok, err := tx.OpenOrder(ctx, d.MAC)
+	if err != nil || !ok {
+		return "", err
+	}
+	user, ok, err := tx.UserByVerifiedEmail(ctx, o.UserEmail)
+	if err != nil || !ok {
+		return "", err // nobody yet: linked at that person's first verified login
+	}
+	linked, err := r.link(ctx, tx, a, d, o, user, now)
+	if err != nil || !linked {
+		return "", err
+	}
+	return user, nil
+}
+
+func (r *Registry) link(ctx context.Context, tx Tx, a Actor, d Device, o Order, user string, now time.Time) (bool, error) {
+	owned, err := tx.CountOwned(ctx, user)
+	if err != nil {
+		return false, err
+	}
+	if owned >= r.opts.MaxDevicesPerUser {
+		data, err := json.Marshal(map[string]any{"order_id": o.OrderID, "limit": r.opts.MaxDevicesPerUser})
+		if err != nil {
+			return false, err
+		}
+		e := Event{ID: r.opts.NextID(), DeviceNo: d.No, Type: "order.device_limit_reached", OccurredAt: now, Data: string(data)}
+		return false, tx.InsertEvent(ctx, e, keepEvents)
+	}
+	if changed, err := tx.LinkOrder(ctx, o.OrderID, o.DeviceMAC, user, now); err != nil || !changed {
+		return false, err
+	}
+	changed, err := tx.InsertOwnership(ctx, Ownership{
+		DeviceNo: d.No, UserID: user, Role: RoleOwner, ClaimedAt: now, ClaimedVia: "purchase", At: now,
+	})
+	if err != nil || !changed {
+		return false, err
+	}
+	if err := tx.SetEverOwned(ctx, d.No); err != nil {
+		return false, err
+	}
+	return true, r.audit(ctx, tx, a, d.ID, "claimed", map[string]any{"user_id": user, "via": "purchase", "order_id": o.OrderID})
+}
+
+// LinkOrders gives a person the provisioned devices that were bought with this
+// verified, normalised e-mail before the person existed. The domain of people calls
+// it in the transaction of a first verified login.
+func (r *Registry) LinkOrders(ctx context.Context, tx Tx, userID, email string) (linked int, err error) {
+	orders, err := tx.OpenOrdersFor(ctx, email)
+	if err != nil {
+		return 0, err
+	}
+	actor := Actor{Kind: ActorUser, ID: userID}
+	for _, o := range orders {
+		d, err := tx.DeviceByMAC(ctx, o.DeviceMAC)
+		if KindOf(err) == NotFound {
+			continue
+		}
+		if err != nil {
+			return 0, err
+		}
+		if d.ProvisionedAt.IsZero() || d.SelfEnrolled || d.EverOwned {
+			continue
+		}
+		ok, err := r.link(ctx, tx, actor, d, o, userID, r.now())
+		if err != nil {
+			return 0, err
+		}
+		if ok {
+			linked++
+		}
+	}
+	return linked, nil
+}

@@ -1,0 +1,220 @@
+package registry
+
+import (
+	"context"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/opticworks/devicecloud/topic"
+)
+
+// Role is what a person is to a device.
+type Role string
+
+// The roles. [seed 003 9.1]
+const (
+	RoleOwner  Role = "owner"
+	RoleAdmin  Role = "admin"
+	RoleViewer Role = "viewer"
+)
+
+// Ownership is one row of device_ownership, the only truth about who may do what.
+type Ownership struct {
+	DeviceNo   int64
+	UserID     string
+	Email      string // of the user; only filled by reads
+	Role       Role
+	ClaimedAt  time.Time
+	ClaimedVia string // qr, pairing_code, button, purchase, support
+	SharedAt   time.Time
+	SharedBy   string
+	At         time.Time // of the write
+}
+
+// AuditEvent is one row of the audit trail.
+type AuditEvent struct {
+	ID        int64
+	Domain    string // registry, account, ...
+	DeviceID  string
+	Event     string
+	Data      map[string]any // nil: none. Never a secret
+	Actor     string
+	RequestID string
+	IP        string
+	UserAgent string
+	Client    string
+	At        time.Time
+}
+
+// AuditFilter narrows a read of the trail, newest first.
+type AuditFilter struct {
+	DeviceID string
+	Event    string
+	Actor    string
+	Before   int64 // audit id: the cursor of the page before
+	Limit    int
+}
+
+// Stats is the fleet at a glance. [seed 003 10.1]
+type Stats struct {
+	Total    int
+	Online   int
+	Versions []VersionCount
+	Daily    []DayCount
+}
+
+// VersionCount is how many devices run a firmware version; "" is unknown.
+type VersionCount struct {
+	Version string
+	Count   int
+}
+
+// DayCount is how many devices were last seen on a UTC day.
+type DayCount struct {
+	Date   string // 2006-01-02
+	Active int
+}
+
+// Devices lists a person's devices in order of device number, after the given one.
+// limit is at most 200.
+func (r *Registry) Devices(ctx context.Context, a Actor, after int64, limit int) (list []OwnedDevice, err error) {
+	switch {
+	case !a.Has(ScopeDeviceRead):
+		return nil, ErrInsufficientScope
+	case a.Kind != ActorUser:
+		return nil, nil // staff own nothing; they have a list of their own
+	}
+	err = r.store.View(ctx, func(tx Tx) (err error) {
+		list, err = tx.OwnedDevices(ctx, a.ID, after, limit)
+		return err
+	})
+	return list, err
+}
+
+// Device reads one device. A read by support staff is audited.
+func (r *Registry) Device(ctx context.Context, a Actor, id string) (OwnedDevice, error) {
+	d, err := r.Access(ctx, a, id, CanRead)
+	if err == nil {
+		err = r.auditSupport(ctx, a, id)
+	}
+	if err != nil {
+		return OwnedDevice{}, err
+	}
+	return d, nil
+}
+
+// auditSupport records that support staff looked at a person's device.
+func (r *Registry) auditSupport(ctx context.Context, a Actor, id string) error {
+	if a.Kind != ActorSupport {
+		return nil
+	}
+	return r.write(ctx, func(tx Tx) error { return r.audit(ctx, tx, a, id, "viewed_by_support", nil) })
+}
+
+// DeviceReports reads the latest config/status, ota/status, telemetry and
+// diag/response of a device.
+func (r *Registry) DeviceReports(ctx context.Context, a Actor, id string) (reports map[topic.Kind]Report, err error) {
+	err = r.store.View(ctx, func(tx Tx) error {
+		d, err := r.access(ctx, tx, a, id, CanRead)
+		if err != nil {
+			return err
+		}
+		reports, err = tx.Reports(ctx, d.No)
+		return err
+	})
+	return reports, err
+}
+
+// Connections lists a device's connections, newest first: the live one, if before
+// is 0, then those that ended before the id `before`.
+func (r *Registry) Connections(ctx context.Context, a Actor, id string, before int64, limit int) (list []Connection, err error) {
+	err = r.store.View(ctx, func(tx Tx) error {
+		d, err := r.access(ctx, tx, a, id, CanRead)
+		if err != nil {
+			return err
+		}
+		if p := d.Presence; before == 0 && p.Status == Online {
+			list = append(list, Connection{
+				ID: p.ConnectionID, Epoch: p.Epoch, NodeID: p.NodeID, Remote: p.Remote, Protocol: p.Protocol,
+				ConnectedAt: p.ConnectedAt, Reason: p.Reason,
+			})
+		}
+		ended, err := tx.Connections(ctx, d.No, before, limit-len(list))
+		list = append(list, ended...)
+		return err
+	})
+	return list, err
+}
+
+// Events lists what happened to a device, newest first; typ "" is every type.
+func (r *Registry) Events(ctx context.Context, a Actor, id, typ string, before int64, limit int) (list []Event, err error) {
+	err = r.store.View(ctx, func(tx Tx) error {
+		d, err := r.access(ctx, tx, a, id, CanRead)
+		if err != nil {
+			return err
+		}
+		list, err = tx.Events(ctx, d.No, typ, before, limit)
+		return err
+	})
+	return list, err
+}
+
+// RenameDevice gives a device a name of 1 to 64 printable characters.
+func (r *Registry) RenameDevice(ctx context.Context, a Actor, id, name string) (d OwnedDevice, err error) {
+	name = strings.TrimSpace(name)
+	if n := utf8.RuneCountInString(name); n < 1 || n > 64 || !printable(name) {
+		// The device first: a stranger learns nothing from a name.
+		if _, err := r.Access(ctx, a, id, CanConfigure); err != nil {
+			return OwnedDevice{}, err
+		}
+		return OwnedDevice{}, E(Invalid, ErrInvalidRequest.Code, "name must be a text of 1 to 64 printable characters.")
+	}
+	now := r.now()
+	err = r.write(ctx, func(tx Tx) (err error) {
+		if d, err = r.access(ctx, tx, a, id, CanConfigure); err != nil {
+			return err
+		}
+		if err = tx.SetDeviceName(ctx, d.No, name, now); err != nil {
+			return err
+		}
+		return r.audit(ctx, tx, a, id, "renamed", map[string]any{"name": name})
+	})
+	d.Name, d.UpdatedAt = name, now
+	return d, err
+}
+
+// RemoveDevice gives up a person's row: an owner's (or an administrator's) removal
+// releases the device, so that everybody's rows and its name go; anybody else
+// leaves the share. Sessions of those who lost access stop receiving it at once.
+func (r *Registry) RemoveDevice(ctx context.Context, a Actor, id string) error {
+	var lost []string
+	err := r.write(ctx, func(tx Tx) error {
+		lost = nil
+		d, err := r.access(ctx, tx, a, id, CanLeave)
+		if err != nil {
+			return err
+		}
+		if d.Role != RoleOwner && d.Role != RoleStaff {
+			lost = []string{a.ID}
+			if _, err := tx.DeleteOwnership(ctx, d.No, a.ID); err != nil {
+				return err
+			}
+			return r.audit(ctx, tx, a, id, "share_left", map[string]any{"user_id": a.ID, "role": string(d.Role)})
+		}
+		if lost, err = tx.DeleteOwnerships(ctx, d.No); err != nil {
+			return err
+		}
+		if err := tx.SetDeviceName(ctx, d.No, "", r.now()); err != nil {
+			return err
+		}
+		return r.audit(ctx, tx, a, id, "released", map[string]any{"user_ids": lost})
+	})
+	if err != nil {
+		return err
+	}
+	for _, user := range lost {
+		r.courier.AccessChanged(user)
+	}
+	return nil
+}

@@ -1,0 +1,196 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+)
+
+// ProvisionRequest is what a device says after its Wi-Fi set-up. [seed 003 4.3]
+type ProvisionRequest struct {
+	DeviceID        string
+	MAC             MAC
+	FirmwareVersion string
+}
+
+// provisionResponse is what it gets back.
+type provisionResponse struct {
+	Status    string  `json:"status"` // registered or rejected
+	DeviceID  string  `json:"device_id"`
+	Owner     *string `json:"owner"`
+	Error     string  `json:"error,omitempty"`
+	Message   string  `json:"message,omitempty"`
+	Timestamp string  `json:"timestamp"`
+}
+
+// The refusals of provisioning.
+var (
+	errDeviceIDMismatch = E(Invalid, "device_id_mismatch", "Device ID in payload does not match topic.")
+	errMACMismatch      = E(Invalid, "mac_mismatch", "The MAC address is not the one this device was enrolled with.")
+)
+
+// DecodeProvision reads a provisioning request: device_id, mac_address and
+// firmware_version are required.
+func DecodeProvision(payload []byte) (ProvisionRequest, error) {
+	var p ProvisionRequest
+	var got [3]bool
+	err := eachMember(payload, func(name, v []byte) (err error) {
+		switch key := string(name); key {
+		case "device_id":
+			got[0] = true
+			p.DeviceID, err = stringValue(key, v, 1, 64)
+		case "mac_address":
+			got[1] = true
+			var s string
+			if s, err = stringValue(key, v, 1, 32); err == nil {
+				p.MAC, err = ParseMAC(s)
+			}
+		case "firmware_version":
+			got[2] = true
+			p.FirmwareVersion, err = stringValue(key, v, 1, 32)
+		}
+		return err
+	})
+	if err != nil {
+		return ProvisionRequest{}, err
+	}
+	for i, name := range [...]string{"device_id", "mac_address", "firmware_version"} {
+		if !got[i] {
+			return ProvisionRequest{}, badPayload("%s is missing.", name)
+		}
+	}
+	return p, nil
+}
+
+// Provision registers a device after its Wi-Fi set-up and returns the response to
+// send it, also when the request is refused. Device, ownership by purchase, order
+// and audit are one transaction; doing it again, by a resend or after a factory
+// reset, changes neither identity nor owner. Errors: ErrStale, ErrUnavailable; then
+// nothing was committed and nothing is answered.
+func (r *Registry) Provision(ctx context.Context, s *Session, payload []byte) ([]byte, error) {
+	req, err := DecodeProvision(payload)
+	if err == nil {
+		err = r.checkIdentity(s, req)
+	}
+	var owner string
+	var linked bool
+	if err == nil {
+		err = r.write(ctx, func(tx Tx) (err error) {
+			owner, linked, err = r.provision(ctx, tx, s, req)
+			return err
+		})
+	}
+	res := provisionResponse{Status: "registered", DeviceID: s.DeviceID, Timestamp: r.now().Format(time.RFC3339Nano)}
+	var refusal *Error
+	switch {
+	case err == nil:
+		r.counters.Provisioned.Add(1)
+		s.firmware.Store(&req.FirmwareVersion)
+		if owner != "" {
+			res.Owner = &owner
+		}
+	case errors.As(err, &refusal) && refusal.Kind == Invalid:
+		res.Status, res.Error, res.Message = "rejected", refusal.Code, refusal.Message
+		r.counters.RejectedPayloads.Add(1)
+		r.eventLater(s.DeviceNo, "provision.rejected", map[string]any{"error": refusal.Code, "message": refusal.Message})
+	default:
+		return nil, err
+	}
+	if linked {
+		r.counters.Claims.Add(1)
+		r.courier.AccessChanged(owner)
+	}
+	return json.Marshal(res)
+}
+
+// checkIdentity holds what the payload says against the authenticated device: the
+// MAC in a payload is the attacker's word.
+func (r *Registry) checkIdentity(s *Session, req ProvisionRequest) error {
+	switch {
+	case req.DeviceID != s.DeviceID:
+		return errDeviceIDMismatch
+	case req.MAC.DeviceID(r.opts.Salt) != s.DeviceID:
+		return errMACMismatch
+	}
+	return nil
+}
+
+func (r *Registry) provision(ctx context.Context, tx Tx, s *Session, req ProvisionRequest) (owner string, linked bool, err error) {
+	now := r.now()
+	d, err := tx.Device(ctx, s.DeviceID)
+	switch {
+	case err != nil:
+		return "", false, err
+	case d.MAC == "" && d.SelfEnrolled:
+		if _, err := tx.SetDeviceMAC(ctx, d.No, req.MAC, now); err != nil {
+			return "", false, err
+		}
+	case d.MAC != req.MAC:
+		return "", false, errMACMismatch
+	}
+	rows, err := tx.Ownerships(ctx, d.No)
+	if err != nil {
+		return "", false, err
+	}
+	for _, o := range rows {
+		if o.Role == RoleOwner {
+			owner = o.UserID
+		}
+	}
+	// A resend within the same connection: everything is done.
+	if d.Presence.Epoch == s.Epoch && !d.ProvisionedAt.Before(s.ConnectedAt) && d.FirmwareVersion == req.FirmwareVersion {
+		return owner, false, nil
+	}
+	stale, err := tx.SetProvisioned(ctx, d.No, s.Epoch, req.FirmwareVersion, now)
+	if err != nil {
+		return "", false, err
+	}
+	if stale {
+		return "", false, ErrStale
+	}
+	actor := Actor{Kind: ActorDevice, ID: s.DeviceID, ClientType: "device"}
+	if owner == "" && !d.SelfEnrolled && !d.EverOwned {
+		if owner, err = r.linkByPurchase(ctx, tx, actor, d, now); err != nil {
+			return "", false, err
+		}
+		linked = owner != ""
+	}
+	data := map[string]any{"firmware_version": req.FirmwareVersion, "owner": nil}
+	if owner != "" {
+		data["owner"] = owner
+	}
+	return owner, linked, r.audit(ctx, tx, actor, s.DeviceID, "provisioned", data)
+}
+
+// selfEnroll enrols a device at its first connection: the first password becomes
+// its secret, and an alert is raised. It is never linked to a buyer until support
+// confirms it. [seed 003 4.2]
+func (r *Registry) selfEnroll(ctx context.Context, id Identity) (Identity, error) {
+	cred := Credential{
+		ID: r.opts.NextID(), Slot: 1, Kind: CredentialSecret, CreatedAt: r.now(), Secret: r.opts.Sealer.seal(id.DeviceID, id.enrolling),
+	}
+	var no int64
+	err := r.write(ctx, func(tx Tx) (err error) {
+		if no, err = tx.InsertDevice(ctx, NewDevice{ID: id.DeviceID, SelfEnrolled: true, At: cred.CreatedAt}); err != nil {
+			return err
+		}
+		if err = tx.PutCredential(ctx, no, cred); err != nil {
+			return err
+		}
+		alert := Event{ID: r.opts.NextID(), DeviceNo: no, Type: "device.self_enrolled", OccurredAt: cred.CreatedAt, Data: "{}"}
+		if err = tx.InsertEvent(ctx, alert, keepEvents); err != nil {
+			return err
+		}
+		return r.audit(ctx, tx, Actor{Kind: ActorDevice, ID: id.DeviceID, ClientType: "device"}, id.DeviceID, "self_enrolled", nil)
+	})
+	if errors.Is(err, ErrAlreadyEnrolled) {
+		return Identity{}, ErrBadCredential // somebody was faster; the next try is checked against that
+	}
+	if err != nil {
+		return Identity{}, err
+	}
+	r.counters.SelfEnrolled.Add(1)
+	r.log.Warn("a device enrolled itself", "device_id", id.DeviceID)
+	return Identity{DeviceNo: no, DeviceID: id.DeviceID, CredentialID: cred.ID}, nil
+}

@@ -1,0 +1,135 @@
+package registry
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Options configures a Registry. The zero value of each field is usable.
+type Options struct {
+	NodeID            string           // this node's name; default "node-1"
+	Now               func() time.Time // default time.Now
+	NextID            func() int64     // ids that grow with time; default NewIDSource(Now)
+	Salt              string           // of device ids; default "opticworks-rs1"
+	SelfEnroll        bool             // an unknown device may enrol itself at its first connection [seed 003 4.2]
+	OfflineThreshold  time.Duration    // silence that ends presence; default 120 s
+	AuditRetention    time.Duration    // default 90 days
+	HistoryRetention  time.Duration    // of connections and events; default 90 days
+	MaxDevicesPerUser int              // default 50
+	Sealer            *Sealer          // nil: credentials are stored as bare digests
+	Linger            time.Duration    // how long a batch collects writes; default 10 ms
+	Logger            *slog.Logger     // default slog.Default()
+}
+
+func (o *Options) defaults() {
+	if o.NodeID == "" {
+		o.NodeID = "node-1"
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.NextID == nil {
+		o.NextID = NewIDSource(o.Now)
+	}
+	if o.Salt == "" {
+		o.Salt = "opticworks-rs1"
+	}
+	const day = 24 * time.Hour
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{{&o.OfflineThreshold, 2 * time.Minute}, {&o.AuditRetention, 90 * day}, {&o.HistoryRetention, 90 * day}, {&o.Linger, 10 * time.Millisecond}} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	if o.MaxDevicesPerUser <= 0 {
+		o.MaxDevicesPerUser = 50
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+}
+
+// Registry is the service of the domain. It is safe for concurrent use.
+type Registry struct {
+	store    Store
+	courier  Courier
+	opts     Options
+	log      *slog.Logger
+	ingest   *ingest
+	counters Counters
+	bootID   atomic.Int64
+	// unknownSince is when this node booted; nil once the devices that a former
+	// life left online have returned or are offline.
+	unknownSince atomic.Pointer[time.Time]
+
+	health struct {
+		sync.Mutex
+		at  time.Time
+		err error
+	}
+}
+
+// Counters are what the registry counts; they only grow.
+type Counters struct {
+	Batches             atomic.Int64 // group commits
+	FailedBatches       atomic.Int64
+	Committed           atomic.Int64 // writes in them
+	CommitNanos         atomic.Int64 // time spent in them
+	StaleWrites         atomic.Int64 // refused by the epoch fence
+	Dropped             atomic.Int64 // QoS 0 messages dropped because too much waited
+	RejectedPayloads    atomic.Int64
+	Provisioned         atomic.Int64
+	Claims              atomic.Int64 // devices that got an owner
+	SelfEnrolled        atomic.Int64
+	PresenceCorrections atomic.Int64 // made by the sweep; the goal is 0
+}
+
+// New makes a Registry and starts its group commit; [Registry.Close] ends it.
+func New(store Store, courier Courier, opts Options) *Registry {
+	opts.defaults()
+	r := &Registry{store: store, courier: courier, opts: opts, log: opts.Logger}
+	r.bootID.Store(opts.NextID())
+	r.ingest = newIngest(store, opts.Linger, &r.counters, r.log)
+	return r
+}
+
+// Counters are the registry's counters, for metrics.
+func (r *Registry) Counters() *Counters { return &r.counters }
+
+// Close commits what waits and refuses further writes with ErrUnavailable.
+func (r *Registry) Close() { r.ingest.close() }
+
+// now is the time of a write, at the database's resolution of a microsecond.
+func (r *Registry) now() time.Time { return r.opts.Now().Truncate(time.Microsecond).UTC() }
+
+// Health reports whether the registry can commit, by a write through the group
+// commit. The answer is kept for a second, so that probes cost nothing.
+func (r *Registry) Health(ctx context.Context) error {
+	r.health.Lock()
+	defer r.health.Unlock()
+	if time.Since(r.health.at) < time.Second {
+		return r.health.err
+	}
+	r.health.err = r.ingest.do(ctx, func(tx Tx) error { return tx.Beat(ctx, r.opts.NodeID, r.bootID.Load(), r.now()) })
+	r.health.at = time.Now()
+	return r.health.err
+}
+
+// write runs f in a durable transaction of its own commit group, for changes that
+// people make: they share commits with the devices' messages.
+func (r *Registry) write(ctx context.Context, f func(Tx) error) error {
+	return r.ingest.do(ctx, f)
+}
+
+// audit writes an audit row in the transaction of the change.
+func (r *Registry) audit(ctx context.Context, tx Tx, a Actor, deviceID, event string, data map[string]any) error {
+	return tx.InsertAudit(ctx, AuditEvent{
+		ID: r.opts.NextID(), Domain: "registry", DeviceID: deviceID, Event: event, Data: data, Actor: a.String(),
+		RequestID: a.RequestID, IP: a.IP, UserAgent: a.UserAgent, Client: a.ClientType, At: r.now(),
+	})
+}

@@ -1,0 +1,177 @@
+package registry
+
+import (
+	"context"
+	"time"
+
+	"github.com/opticworks/devicecloud/topic"
+)
+
+// Store is what the domain needs of a database. Both implementations pass one
+// conformance suite. Methods return ErrUnavailable (wrapped) for anything that a
+// retry may heal.
+type Store interface {
+	// View runs f on one read-only snapshot. Writes through its Tx fail.
+	View(ctx context.Context, f func(Tx) error) error
+	// InTx runs f in one durable write transaction: a nil error means committed
+	// and on disk. f may run again after a serialisation failure, so it has no
+	// side effects but its writes. An error of f rolls back and is returned as is.
+	InTx(ctx context.Context, f func(Tx) error) error
+	// Commit writes a batch as one durable transaction and fills in each item's
+	// result. An error means that nothing of it is committed. The order is:
+	// states, reports, events, work, disconnects, claims.
+	Commit(ctx context.Context, b *Batch) error
+}
+
+// Tx is one transaction over every table of the domain. A transaction that spans
+// domains is opened by the higher one and handed down.
+type Tx interface {
+	DeviceTx
+	CredentialTx
+	PresenceTx
+	ReportTx
+	OwnershipTx
+	OrderTx
+	AuditTx
+	People
+}
+
+// DeviceTx reads and writes identity.
+type DeviceTx interface {
+	// InsertDevice writes the device and its empty presence row and returns its
+	// number; ErrAlreadyEnrolled when the id or the MAC is taken.
+	InsertDevice(ctx context.Context, d NewDevice) (no int64, err error)
+	// Device reads one device; ErrDeviceNotFound.
+	Device(ctx context.Context, id string) (Device, error)
+	// DeviceByMAC reads one device; ErrDeviceNotFound.
+	DeviceByMAC(ctx context.Context, mac MAC) (Device, error)
+	// Devices lists all devices by filter, in order of number, and says how many
+	// match in all.
+	Devices(ctx context.Context, f DeviceFilter) (list []AdminDevice, total int, err error)
+	// SetDeviceName renames.
+	SetDeviceName(ctx context.Context, no int64, name string, at time.Time) error
+	// SetDeviceMAC fills in the MAC of a self-enrolled device, only while it has
+	// none; changed says whether it did. ErrAlreadyEnrolled when the MAC is taken.
+	SetDeviceMAC(ctx context.Context, no int64, mac MAC, at time.Time) (changed bool, err error)
+	// SetDeviceDisabled disables (at) or enables (zero time); changed says whether
+	// it was otherwise before.
+	SetDeviceDisabled(ctx context.Context, no int64, disabledAt, at time.Time) (changed bool, err error)
+	// SetProvisioned records a provisioning under the session's fence: sets
+	// firmware_version, provisioned_at, and first_seen if empty. stale means that
+	// the epoch is no longer the session's and nothing changed.
+	SetProvisioned(ctx context.Context, no, epoch int64, firmware string, at time.Time) (stale bool, err error)
+	// SetFirstSeen records the first connection, only while there is none; changed
+	// says whether it did.
+	SetFirstSeen(ctx context.Context, no int64, at time.Time) (changed bool, err error)
+	// DeleteDevice removes the device and all its rows but audit.
+	DeleteDevice(ctx context.Context, no int64) error
+	// Stats counts the fleet; daily activity since the given time.
+	Stats(ctx context.Context, since time.Time) (Stats, error)
+	// CountDevices is the number of devices, and of those online.
+	CountDevices(ctx context.Context) (total, online int, err error)
+}
+
+// CredentialTx reads and writes credentials.
+type CredentialTx interface {
+	// Credentialed reads what CONNECT needs in one query, expired credentials
+	// included; ErrDeviceNotFound.
+	Credentialed(ctx context.Context, deviceID string) (Credentialed, error)
+	// PutCredential writes a credential into its slot, replacing what is there.
+	PutCredential(ctx context.Context, deviceNo int64, c Credential) error
+	// ExpireCredential sets the end of a credential.
+	ExpireCredential(ctx context.Context, credentialID int64, at time.Time) error
+	// Credentials lists a device's credentials, by slot.
+	Credentials(ctx context.Context, deviceNo int64) ([]Credential, error)
+}
+
+// PresenceTx reads presence and settles what a crash left behind. Claims and
+// disconnects go through Store.Commit.
+type PresenceTx interface {
+	// Beat records that a node is alive. It always changes a row, so that it fails
+	// when nothing can be written.
+	Beat(ctx context.Context, nodeID string, bootID int64, at time.Time) error
+	// LivePresence lists the devices whose status is online at the node.
+	LivePresence(ctx context.Context, nodeID string) ([]Live, error)
+	// SettleBoot turns every row that is online at the node under another boot to
+	// unknown, reason NodeLost, and records the connection's end; it returns how many.
+	SettleBoot(ctx context.Context, nodeID string, bootID int64, at time.Time) (int, error)
+	// ExpireUnknown turns rows that have been unknown at the node since before
+	// `before` to offline, and lists them.
+	ExpireUnknown(ctx context.Context, nodeID string, before, at time.Time) ([]Live, error)
+	// Connections lists ended connections of a device, newest first.
+	Connections(ctx context.Context, deviceNo, before int64, limit int) ([]Connection, error)
+}
+
+// ReportTx reads what was kept of a device's messages.
+type ReportTx interface {
+	// Report reads the latest report of a kind; ok is false when there is none.
+	Report(ctx context.Context, deviceNo int64, k topic.Kind) (r Report, ok bool, err error)
+	// Reports reads the latest report of every kind.
+	Reports(ctx context.Context, deviceNo int64) (map[topic.Kind]Report, error)
+	// Events lists a device's events, newest first; typ "" is every type.
+	Events(ctx context.Context, deviceNo int64, typ string, before int64, limit int) ([]Event, error)
+	// InsertEvent writes an event and keeps at most `keep` of its type for the
+	// device.
+	InsertEvent(ctx context.Context, e Event, keep int) error
+	// DeleteHistory deletes at most limit rows of connections and events that
+	// ended before the given time; it returns how many.
+	DeleteHistory(ctx context.Context, before time.Time, limit int) (int, error)
+}
+
+// OwnershipTx reads and writes device_ownership.
+type OwnershipTx interface {
+	// InsertOwnership writes a row; ErrOwnedByOther when it would make a second
+	// owner; no error and changed=false when the person has a row already.
+	InsertOwnership(ctx context.Context, o Ownership) (changed bool, err error)
+	// DeleteOwnership removes a person's row.
+	DeleteOwnership(ctx context.Context, deviceNo int64, userID string) (changed bool, err error)
+	// DeleteOwnerships removes every row of a device and returns whose they were.
+	DeleteOwnerships(ctx context.Context, deviceNo int64) (userIDs []string, err error)
+	// Ownerships lists a device's rows, the owner first.
+	Ownerships(ctx context.Context, deviceNo int64) ([]Ownership, error)
+	// CountOwned is how many devices a person owns.
+	CountOwned(ctx context.Context, userID string) (int, error)
+	// OwnedDevice reads a device and the person's role on it in one query;
+	// ErrDeviceNotFound when there is no device or no row.
+	OwnedDevice(ctx context.Context, userID, deviceID string) (OwnedDevice, error)
+	// OwnedDevices lists a person's devices in order of device number, after the
+	// given number.
+	OwnedDevices(ctx context.Context, userID string, after int64, limit int) ([]OwnedDevice, error)
+	// ReadableIDs lists the ids of the devices that a person has any role on.
+	ReadableIDs(ctx context.Context, userID string) ([]string, error)
+	// SetEverOwned marks a device as once owned.
+	SetEverOwned(ctx context.Context, deviceNo int64) error
+}
+
+// OrderTx reads and writes order lines.
+type OrderTx interface {
+	// InsertOrder writes a line. The same line again is created=false; the same
+	// key with another e-mail is ErrOrderExists. A repeated line that names a
+	// shipping date fills in a missing one.
+	InsertOrder(ctx context.Context, o Order) (created bool, err error)
+	// OpenOrder reads the oldest unlinked, shipped line of a MAC; ok is false when
+	// there is none.
+	OpenOrder(ctx context.Context, mac MAC) (o Order, ok bool, err error)
+	// OpenOrdersFor reads the unlinked, shipped lines of an e-mail.
+	OpenOrdersFor(ctx context.Context, email string) ([]Order, error)
+	// LinkOrder marks a line as linked, only while it is not; changed says whether
+	// it did.
+	LinkOrder(ctx context.Context, orderID string, mac MAC, userID string, at time.Time) (changed bool, err error)
+}
+
+// AuditTx reads and writes the audit trail.
+type AuditTx interface {
+	// InsertAudit writes one row in the transaction of the change.
+	InsertAudit(ctx context.Context, e AuditEvent) error
+	// Audit reads the trail, newest first.
+	Audit(ctx context.Context, f AuditFilter) ([]AuditEvent, error)
+	// DeleteAudit deletes at most limit rows from before the given time.
+	DeleteAudit(ctx context.Context, before time.Time, limit int) (int, error)
+}
+
+// People is what the domain of devices asks the domain of people.
+type People interface {
+	// UserByVerifiedEmail finds the person whose verified, normalised e-mail this
+	// is; ok is false when there is none, or it is disabled.
+	UserByVerifiedEmail(ctx context.Context, email string) (userID string, ok bool, err error)
+}
