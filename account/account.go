@@ -1,0 +1,195 @@
+package account
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"log/slog"
+	"runtime"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/opticworks/devicecloud/registry"
+)
+
+// Orders links what a person bought before they first came; [registry.Registry]
+// implements it.
+type Orders interface {
+	// LinkOrders links the open order lines of a normalised, verified e-mail to the
+	// person, in the caller's transaction.
+	LinkOrders(ctx context.Context, tx registry.Tx, userID, email string) (linked int, err error)
+}
+
+// Options configures a Service. Only SigningKey has no usable zero value.
+type Options struct {
+	SigningKey SigningKey
+	Issuer     string           // claim iss; default "devicecloud"
+	Now        func() time.Time // default time.Now
+	NewID      func() string    // ids of people and of token sessions; default UUIDs of version 7
+	NextID     func() int64     // ids of audit rows: the registry's source; default a source of its own
+	Dev        bool             // enables the login provider "dev"
+	AccessTTL  time.Duration    // life of an access token; default 15 minutes, for people 12 hours when Dev
+	Hash       HashParams       // cost of a password hash; default m=19 MiB, t=2, p=1
+	MaxHashes  int              // password hashes at once; default half the CPUs, so that guessers leave some to devices
+	Logger     *slog.Logger     // default slog.Default()
+}
+
+// The audiences of tokens.
+const (
+	AudienceApp   = "app"   // people
+	AudienceAdmin = "admin" // platform staff
+)
+
+const (
+	defaultAccessTTL = 15 * time.Minute
+	// devAccessTTL is how long a token of the dev provider lives: there is no
+	// refreshing yet, and an afternoon's work should not end in 401.
+	devAccessTTL = 12 * time.Hour
+)
+
+func (o *Options) defaults() {
+	if o.Issuer == "" {
+		o.Issuer = "devicecloud"
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.NewID == nil {
+		o.NewID = func() string { return uuid.Must(uuid.NewV7()).String() }
+	}
+	if o.NextID == nil {
+		o.NextID = registry.NewIDSource(o.Now)
+	}
+	if o.Hash == (HashParams{}) {
+		o.Hash = HashParams{MemoryKiB: 19 << 10, Passes: 2, Lanes: 1}
+	}
+	if o.MaxHashes <= 0 {
+		o.MaxHashes = max(1, runtime.GOMAXPROCS(0)/2)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.Default()
+	}
+}
+
+// Service is the domain of people. It is safe for concurrent use.
+type Service struct {
+	store     Store
+	orders    Orders
+	opts      Options
+	log       *slog.Logger
+	providers map[string]provider
+	signer    signer
+	checked   *tokenCache
+	hasher    *hasher
+	lockout   *lockout
+	dummy     PasswordHash // what an unknown address is checked against
+}
+
+// New makes a Service. It fails without a signing key, and with hash parameters
+// that argon2 does not take.
+func New(store Store, orders Orders, opts Options) (*Service, error) {
+	opts.defaults()
+	if opts.SigningKey.key == nil {
+		return nil, errors.New("account: a signing key is needed")
+	}
+	if err := opts.Hash.check(); err != nil {
+		return nil, err
+	}
+	signer, err := newSigner(opts.SigningKey, opts.Issuer, opts.Now)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{
+		store: store, orders: orders, opts: opts, log: opts.Logger, providers: map[string]provider{},
+		signer: signer, checked: newTokenCache(), hasher: newHasher(opts.Hash, opts.MaxHashes), lockout: newLockout(),
+	}
+	if opts.Dev {
+		s.providers[ProviderDev] = devProvider{}
+	}
+	s.dummy = opts.Hash.hash(randomText())
+	return s, nil
+}
+
+// now is the time of a write, at the database's resolution of a microsecond.
+func (s *Service) now() time.Time { return s.opts.Now().Truncate(time.Microsecond).UTC() }
+
+// ttl is the life of an access token of an audience.
+func (s *Service) ttl(audience string) time.Duration {
+	switch {
+	case s.opts.AccessTTL > 0:
+		return s.opts.AccessTTL
+	case audience == AudienceApp && s.opts.Dev:
+		return devAccessTTL
+	}
+	return defaultAccessTTL
+}
+
+// audit writes an audit row in the transaction of the change.
+func (s *Service) audit(ctx context.Context, tx Tx, a registry.Actor, event string, at time.Time, data map[string]any) error {
+	return tx.InsertAudit(ctx, registry.AuditEvent{
+		ID: s.opts.NextID(), Domain: "account", Event: event, Data: data, Actor: a.String(), RequestID: a.RequestID,
+		IP: a.IP, UserAgent: a.UserAgent, Client: a.ClientType, At: at,
+	})
+}
+
+// Profile is what a signed-in person may see of themselves.
+type Profile struct {
+	Kind          registry.ActorKind // user, admin or support
+	ID            string
+	Email         string
+	EmailVerified bool
+	CreatedAt     time.Time
+}
+
+// Me reads the signed-in person. ErrInvalidToken when the account is gone,
+// ErrAccountDisabled when it is disabled.
+func (s *Service) Me(ctx context.Context, a registry.Actor) (Profile, error) {
+	var p Profile
+	var disabledAt time.Time
+	err := s.store.View(ctx, func(tx Tx) error {
+		switch a.Kind {
+		case registry.ActorUser:
+			u, err := tx.User(ctx, a.ID)
+			p = Profile{Kind: a.Kind, ID: u.ID, Email: u.Email, EmailVerified: u.EmailVerified, CreatedAt: u.CreatedAt}
+			disabledAt = u.DisabledAt
+			return err
+		case registry.ActorAdmin, registry.ActorSupport:
+			m, err := tx.Admin(ctx, a.ID)
+			p = Profile{Kind: a.Kind, ID: m.ID, Email: m.Email, EmailVerified: true, CreatedAt: m.CreatedAt}
+			disabledAt = m.DisabledAt
+			return err
+		}
+		return ErrInvalidToken
+	})
+	switch {
+	case errors.Is(err, ErrUserNotFound), errors.Is(err, ErrAdminNotFound):
+		return Profile{}, ErrInvalidToken.With(err)
+	case err != nil:
+		return Profile{}, err
+	case !disabledAt.IsZero():
+		return Profile{}, ErrAccountDisabled
+	}
+	return p, nil
+}
+
+// randomText is 128 random bits as text.
+func randomText() string {
+	b := make([]byte, 16)
+	_, _ = rand.Read(b) // never fails, see its documentation
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// The errors of signing in.
+var (
+	ErrMissingFields      = registry.E(registry.Invalid, "missing_fields", "A required field is missing or empty.")
+	ErrInvalidProvider    = registry.E(registry.Invalid, "invalid_provider", "This login provider is unknown or not configured.")
+	ErrInvalidToken       = registry.E(registry.Unauthenticated, "invalid_token", "The token is missing, not valid, or expired.")
+	ErrInvalidCredentials = registry.E(registry.Unauthenticated, "invalid_credentials", "The e-mail address or the password is not valid.")
+	ErrAccountDisabled    = registry.E(registry.Forbidden, "account_disabled", "This account is disabled.")
+	ErrLinkRequired       = registry.E(registry.Conflict, "account_link_required", "This e-mail address already signs in another way.")
+	ErrRateLimited        = registry.E(registry.RateLimited, "RATE_LIMITED", "Too many attempts. Try again later.")
+	ErrInvalidEmail       = registry.E(registry.Invalid, "invalid_email", "This is not an e-mail address.")
+	ErrWeakPassword       = registry.E(registry.Invalid, "weak_password", "A password needs 12 to 256 characters.")
+	ErrInvalidRole        = registry.E(registry.Invalid, "invalid_role", "The role must be admin or support.")
+)

@@ -1,0 +1,217 @@
+package account
+
+import (
+	"context"
+	"errors"
+	"unicode/utf8"
+
+	"github.com/opticworks/devicecloud/registry"
+)
+
+// AdminLogin lets a member of staff in by password. from says where the request
+// comes from. An unknown address, a wrong password and a disabled account cost
+// the same work and give the same ErrInvalidCredentials. Five failures lock the
+// account for the caller's address for 15 minutes, longer each time, with
+// ErrRateLimited; 25 lock the address for every account. Other errors:
+// ErrMissingFields, ErrUnavailable. [contracts C.4]
+func (s *Service) AdminLogin(ctx context.Context, email, password string, from registry.Actor) (Tokens, Admin, error) {
+	if email == "" || password == "" {
+		return Tokens{}, Admin{}, ErrMissingFields
+	}
+	// What is not an address is counted under one name: it can be no account's.
+	address, err := registry.NormalizeEmail(email)
+	if err != nil {
+		address = "?"
+	}
+	admin, err := s.authenticate(ctx, address, password, from)
+	if err != nil {
+		return Tokens{}, Admin{}, err
+	}
+	tokens, err := s.issue(AudienceAdmin, admin.ID, string(admin.Role), "pwd", staffScopes(admin.Role))
+	if err != nil {
+		return Tokens{}, Admin{}, err
+	}
+	return tokens, admin, nil
+}
+
+// authenticate takes a place among the running hashes, charges the try, checks
+// the password and records the outcome. Only a wrong password stays charged.
+func (s *Service) authenticate(ctx context.Context, address, password string, from registry.Actor) (Admin, error) {
+	release, err := s.hasher.acquire(ctx)
+	if err != nil {
+		return Admin{}, err
+	}
+	defer release()
+	wait, lastTry := s.lockout.attempt(address, from.IP, s.opts.Now())
+	if wait > 0 {
+		locked := *ErrRateLimited
+		locked.RetryAfter = wait
+		return Admin{}, &locked
+	}
+	a, err := s.check(ctx, address, password)
+	switch {
+	case errors.Is(err, ErrInvalidCredentials):
+		if auditErr := s.auditRefusal(ctx, address, a, lastTry, from); auditErr != nil {
+			return Admin{}, auditErr
+		}
+		return Admin{}, err
+	case err == nil:
+		err = s.recordLogin(ctx, a, password, from)
+	}
+	if err != nil {
+		s.lockout.refund(address, from.IP)
+		return Admin{}, err
+	}
+	s.lockout.succeeded(address, from.IP)
+	return a, nil
+}
+
+// check does the same work whatever the outcome. The account is returned with
+// ErrInvalidCredentials too when there is one, for the audit trail.
+func (s *Service) check(ctx context.Context, address, password string) (a Admin, err error) {
+	known := true
+	err = s.store.View(ctx, func(tx Tx) (err error) {
+		a, err = tx.AdminByEmail(ctx, address)
+		return err
+	})
+	if errors.Is(err, ErrAdminNotFound) {
+		known, a = false, Admin{PasswordHash: s.dummy}
+	} else if err != nil {
+		return Admin{}, err
+	}
+	hash, err := a.PasswordHash.parse()
+	if err != nil {
+		return Admin{}, err
+	}
+	if len(password) > maxPassword {
+		password, known = password[:maxPassword], false
+	}
+	if matches := hash.matches(password); !matches || !known || !a.DisabledAt.IsZero() {
+		return a, ErrInvalidCredentials
+	}
+	return a, nil
+}
+
+// recordLogin writes the audit row of a login, and a new hash when the parameters
+// have changed since the old one was made. The caller holds a place for hashing.
+func (s *Service) recordLogin(ctx context.Context, a Admin, password string, from registry.Actor) error {
+	hash, err := a.PasswordHash.parse()
+	if err != nil {
+		return err
+	}
+	var renewed PasswordHash
+	if hash.params != s.opts.Hash {
+		renewed = s.opts.Hash.hash(password)
+	}
+	from.Kind, from.ID = a.Role.actorKind(), a.ID
+	at := s.now()
+	return s.store.InTx(ctx, func(tx Tx) error {
+		if renewed != "" {
+			if err := tx.SetAdminPassword(ctx, a.ID, string(renewed), at); err != nil {
+				return err
+			}
+		}
+		return s.audit(ctx, tx, from, "admin_login", at, nil)
+	})
+}
+
+// auditRefusal records a failed try, and the lock that it brought, also when the
+// caller has hung up meanwhile.
+func (s *Service) auditRefusal(ctx context.Context, address string, a Admin, locked bool, from registry.Actor) error {
+	from.Kind, from.ID = "anonymous", ""
+	if a.ID != "" {
+		from.Kind, from.ID = a.Role.actorKind(), a.ID
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), registry.CommitTimeout)
+	defer cancel()
+	data, at := map[string]any{"email": address}, s.now()
+	return s.store.InTx(ctx, func(tx Tx) error {
+		if err := s.audit(ctx, tx, from, "admin_login_failed", at, data); err != nil || !locked {
+			return err
+		}
+		return s.audit(ctx, tx, from, "admin_login_locked", at, data)
+	})
+}
+
+func (r AdminRole) actorKind() registry.ActorKind {
+	if r == AdminRoleSupport {
+		return registry.ActorSupport
+	}
+	return registry.ActorAdmin
+}
+
+func staffScopes(r AdminRole) []string {
+	if r == AdminRoleSupport {
+		return []string{registry.ScopeDeviceRead}
+	}
+	return []string{registry.ScopeDeviceRead, registry.ScopeDeviceControl, registry.ScopeDeviceConfigure, registry.ScopeConfigWrite}
+}
+
+// EnsureAdmin makes the first administrator, and does nothing when there is
+// any member of staff already. Errors as [Service.CreateAdmin].
+func (s *Service) EnsureAdmin(ctx context.Context, email, password string) (created bool, err error) {
+	var n int
+	err = s.store.View(ctx, func(tx Tx) (err error) {
+		n, err = tx.CountAdmins(ctx)
+		return err
+	})
+	if err != nil || n > 0 {
+		return false, err
+	}
+	a, err := s.newAdmin(ctx, email, password, AdminRoleAdmin)
+	if err != nil {
+		return false, err
+	}
+	err = s.store.InTx(ctx, func(tx Tx) error {
+		created = false
+		n, err := tx.CountAdmins(ctx)
+		if err != nil || n > 0 {
+			return err
+		}
+		created = true
+		return s.insertAdmin(ctx, tx, a)
+	})
+	if errors.Is(err, ErrEmailTaken) { // another node was faster
+		return false, nil
+	}
+	return created && err == nil, err
+}
+
+// CreateAdmin makes a member of staff. ErrInvalidEmail, ErrWeakPassword (12 to
+// 256 characters), ErrInvalidRole, ErrEmailTaken, ErrUnavailable.
+func (s *Service) CreateAdmin(ctx context.Context, email, password string, role AdminRole) (Admin, error) {
+	a, err := s.newAdmin(ctx, email, password, role)
+	if err != nil {
+		return Admin{}, err
+	}
+	if err := s.store.InTx(ctx, func(tx Tx) error { return s.insertAdmin(ctx, tx, a) }); err != nil {
+		return Admin{}, err
+	}
+	return a, nil
+}
+
+func (s *Service) newAdmin(ctx context.Context, email, password string, role AdminRole) (Admin, error) {
+	address, err := registry.NormalizeEmail(email)
+	if err != nil {
+		return Admin{}, ErrInvalidEmail.With(err)
+	}
+	if n := utf8.RuneCountInString(password); n < 12 || n > 256 || !utf8.ValidString(password) {
+		return Admin{}, ErrWeakPassword
+	}
+	if role != AdminRoleAdmin && role != AdminRoleSupport {
+		return Admin{}, ErrInvalidRole
+	}
+	release, err := s.hasher.acquire(ctx)
+	if err != nil {
+		return Admin{}, err
+	}
+	defer release()
+	return Admin{ID: s.opts.NewID(), Email: address, PasswordHash: s.opts.Hash.hash(password), Role: role, CreatedAt: s.now()}, nil
+}
+
+func (s *Service) insertAdmin(ctx context.Context, tx Tx, a Admin) error {
+	if err := tx.InsertAdmin(ctx, a); err != nil {
+		return err
+	}
+	return s.audit(ctx, tx, registry.System(), "admin_created", a.CreatedAt, map[string]any{"admin_id": a.ID, "email": a.Email, "role": string(a.Role)})
+}

@@ -1,0 +1,172 @@
+package account
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/opticworks/devicecloud/registry"
+)
+
+// AccessToken is a bearer token. It redacts itself in every format; only
+// [AccessToken.Reveal] gives its text.
+type AccessToken struct{ text string }
+
+// Reveal is the token's text, for the one answer that carries it.
+func (t AccessToken) Reveal() string { return t.text }
+
+// Format redacts.
+func (AccessToken) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[redacted]")) }
+
+// MarshalText redacts.
+func (AccessToken) MarshalText() ([]byte, error) { return []byte("[redacted]"), nil }
+
+// Tokens is what a login gives.
+type Tokens struct {
+	Access    AccessToken
+	ExpiresIn time.Duration
+}
+
+const (
+	tokenType = "at+jwt"
+	// maxToken bounds the text that is looked at, in bytes; ours have about 600.
+	maxToken = 4096
+	// skew is how far a token's iat may lie in the future: another node's clock.
+	skew = time.Minute
+)
+
+// claims are the claims of an access token. [contracts C.3]
+type claims struct {
+	jwt.RegisteredClaims
+	SessionID string   `json:"sid"`
+	Scope     string   `json:"scope"`          // space-separated
+	Methods   []string `json:"amr"`            // how the person proved themselves
+	Role      string   `json:"role,omitempty"` // of staff
+}
+
+// signer signs tokens with one key and checks them against it.
+type signer struct {
+	key    SigningKey
+	parser *jwt.Parser
+	public ed25519.PublicKey
+	id     string // claim kid
+	issuer string
+	jwks   []byte
+}
+
+func newSigner(k SigningKey, issuer string, now func() time.Time) (signer, error) {
+	public, err := k.public()
+	if err != nil {
+		return signer{}, err
+	}
+	set, err := json.Marshal(struct {
+		Keys []jwk `json:"keys"`
+	}{[]jwk{public}})
+	if err != nil {
+		return signer{}, fmt.Errorf("account: the key set: %w", err)
+	}
+	pub, _ := k.key().Public().(ed25519.PublicKey)
+	parser := jwt.NewParser(
+		jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}), jwt.WithIssuer(issuer),
+		jwt.WithExpirationRequired(), jwt.WithTimeFunc(now), jwt.WithStrictDecoding(),
+	)
+	return signer{key: k, parser: parser, public: pub, id: public.ID, issuer: issuer, jwks: set}, nil
+}
+
+// JWKS is the public half of the signing key as a JSON Web Key Set, for whoever
+// checks our tokens themselves.
+func (s *Service) JWKS() []byte { return slices.Clone(s.signer.jwks) }
+
+// issue signs an access token.
+func (s *Service) issue(audience, subject, role, method string, scopes []string) (Tokens, error) {
+	now, ttl := s.now(), s.ttl(audience)
+	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims{
+		RegisteredClaims: jwt.RegisteredClaims{
+			Issuer: s.signer.issuer, Subject: subject, Audience: jwt.ClaimStrings{audience}, ID: randomText(),
+			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
+		},
+		SessionID: s.opts.NewID(), Scope: strings.Join(scopes, " "), Methods: []string{method}, Role: role,
+	})
+	t.Header["typ"], t.Header["kid"] = tokenType, s.signer.id
+	text, err := t.SignedString(s.signer.key.key())
+	if err != nil {
+		return Tokens{}, fmt.Errorf("account: signing a token: %w", err)
+	}
+	return Tokens{AccessToken{text}, ttl}, nil
+}
+
+// ActorByToken checks an access token and says whose it is and until when.
+// ErrInvalidToken for anything that is not a live token of ours, with one text
+// for all of it. The actor's RequestID, IP, UserAgent and ClientType are the
+// caller's to fill in, its Scopes are shared and must not be changed. It reads no
+// database.
+func (s *Service) ActorByToken(_ context.Context, token string) (registry.Actor, time.Time, error) {
+	if len(token) > maxToken || strings.ContainsAny(token, "\r\n") { // base64 decoders skip line breaks
+		return registry.Actor{}, time.Time{}, ErrInvalidToken
+	}
+	key := sha256.Sum256([]byte(token))
+	if t, ok := s.checked.get(key, s.opts.Now()); ok {
+		return t.actor, t.until, nil
+	}
+	a, until, err := s.parse(token)
+	if err != nil {
+		return registry.Actor{}, time.Time{}, ErrInvalidToken.With(err)
+	}
+	s.checked.add(key, checked{a, until})
+	return a, until, nil
+}
+
+// parse checks a token; its errors are for the log and never quote the token.
+func (s *Service) parse(token string) (registry.Actor, time.Time, error) {
+	var none registry.Actor
+	var c claims
+	_, err := s.signer.parser.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
+		if t.Header["typ"] != tokenType || t.Header["kid"] != s.signer.id {
+			return nil, errors.New("not an access token of this key")
+		}
+		return s.signer.public, nil
+	})
+	if err != nil {
+		return none, time.Time{}, sentinelOf(err)
+	}
+	now := s.opts.Now()
+	if c.IssuedAt == nil || c.IssuedAt.After(now.Add(skew)) {
+		return none, time.Time{}, errors.New("issued in the future, or at no time")
+	}
+	if c.Subject == "" || c.SessionID == "" || c.ID == "" || len(c.Audience) != 1 {
+		return none, time.Time{}, errors.New("a required claim is missing")
+	}
+	a := registry.Actor{ID: c.Subject, SessionID: c.SessionID, Scopes: slices.Clip(strings.Fields(c.Scope))}
+	switch {
+	case c.Audience[0] == AudienceApp && c.Role == "":
+		a.Kind = registry.ActorUser
+	case c.Audience[0] == AudienceAdmin && c.Role == string(AdminRoleAdmin):
+		a.Kind = registry.ActorAdmin
+	case c.Audience[0] == AudienceAdmin && c.Role == string(AdminRoleSupport):
+		a.Kind = registry.ActorSupport
+	default:
+		return none, time.Time{}, errors.New("audience and role do not fit")
+	}
+	return a, c.ExpiresAt.Time, nil
+}
+
+// sentinelOf keeps which check failed and drops the rest: the library's texts may
+// quote parts of the token.
+func sentinelOf(err error) error {
+	for _, known := range []error{
+		jwt.ErrTokenMalformed, jwt.ErrTokenUnverifiable, jwt.ErrTokenSignatureInvalid, jwt.ErrTokenExpired,
+		jwt.ErrTokenNotValidYet, jwt.ErrTokenInvalidIssuer, jwt.ErrTokenRequiredClaimMissing,
+	} {
+		if errors.Is(err, known) {
+			return known
+		}
+	}
+	return jwt.ErrTokenInvalidClaims
+}
