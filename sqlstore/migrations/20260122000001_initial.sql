@@ -1,0 +1,200 @@
+-- +goose Up
+-- The truth of both databases, SQLite and PostgreSQL, table by table.
+--
+-- One text for both engines: times are BIGINT microseconds since 1970 UTC passed
+-- in from the program's clock; bytes are BYTEA; surrogate keys of bounded tables
+-- are INTEGER PRIMARY KEY (on SQLite the row id itself), counted in `counters`;
+-- append-only tables have a BIGINT PRIMARY KEY from the program's id source,
+-- which grows with time. Migrations are append-only and replay to exactly this.
+
+-- Surrogate keys, counted from 1 by a guarded UPDATE ... RETURNING.
+CREATE TABLE counters (
+    name  TEXT PRIMARY KEY,
+    value INTEGER NOT NULL
+);
+
+-- People.
+CREATE TABLE users (
+    user_id        TEXT PRIMARY KEY,
+    email          TEXT,  -- normalised
+    email_verified BOOLEAN NOT NULL DEFAULT FALSE,
+    disabled_at    BIGINT,
+    created_at     BIGINT NOT NULL,
+    updated_at     BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX idx_users_verified_email ON users (email) WHERE email_verified;
+
+-- Identity. One row for each enrolled device; a row changes when a person or the
+-- factory changes something, never with each message. [seed 003 8.1]
+CREATE TABLE devices (
+    device_no         INTEGER PRIMARY KEY,
+    device_id         TEXT NOT NULL UNIQUE CHECK (length(device_id) = 32),
+    mac_address       TEXT UNIQUE,                     -- AA:BB:CC:DD:EE:FF; null until a self-enrolled device provisions
+    name              TEXT,
+    firmware_version  TEXT,                            -- written only when it changes
+    claim_secret_hash BYTEA,                           -- SHA-256 of the label's claim secret
+    self_enrolled     BOOLEAN NOT NULL DEFAULT FALSE,  -- never auto-linked until support confirms it
+    ever_owned        BOOLEAN NOT NULL DEFAULT FALSE,  -- a device that was ever owned is never auto-linked again
+    disabled_at       BIGINT,
+    first_seen        BIGINT,
+    provisioned_at    BIGINT,
+    created_at        BIGINT NOT NULL,
+    updated_at        BIGINT NOT NULL
+);
+CREATE INDEX idx_devices_version ON devices (firmware_version);
+
+-- What a device proves itself with: at most two live at once, so that rotation
+-- never locks a device out. secret is the SHA-256 of the password's bytes, or of
+-- the certificate (DER); sealed with SECRET_ENCRYPTION_KEY when there is one.
+CREATE TABLE device_credentials (
+    credential_id BIGINT PRIMARY KEY,
+    device_no     INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    slot          INTEGER NOT NULL CHECK (slot IN (1, 2)),
+    kind          TEXT NOT NULL CHECK (kind IN ('secret', 'hmac', 'x509')),
+    secret        BYTEA NOT NULL,
+    created_at    BIGINT NOT NULL,
+    expires_at    BIGINT,
+    UNIQUE (device_no, slot)
+);
+
+-- The processes that serve devices. seen_at is written by each readiness check, which
+-- so proves that the database takes writes.
+CREATE TABLE nodes (
+    node_id TEXT PRIMARY KEY,
+    boot_id BIGINT NOT NULL,
+    seen_at BIGINT NOT NULL
+);
+
+-- Presence and the last reported state: the row that changes with each message.
+-- Narrow, integer-keyed and without a secondary index on purpose: an update costs
+-- a few microseconds, on a wide indexed table tens to hundreds. Every write but
+-- the claim of a new connection carries WHERE epoch = $mine.
+CREATE TABLE device_presence (
+    device_no       INTEGER PRIMARY KEY REFERENCES devices (device_no) ON DELETE CASCADE,
+    epoch           BIGINT NOT NULL DEFAULT 0,   -- counts accepted connections; the fence
+    status          INTEGER NOT NULL DEFAULT 0,  -- 0 offline, 1 online, 2 unknown
+    reason          INTEGER NOT NULL DEFAULT 0,  -- registry.Reason
+    node_id         TEXT,                        -- the node of the latest connection
+    boot_id         BIGINT,                      -- that node's start
+    connection_id   BIGINT,
+    remote          TEXT,                        -- the peer's address
+    protocol        INTEGER,                     -- 4 = MQTT 3.1.1, 5 = MQTT 5
+    connected_at    BIGINT,
+    changed_at      BIGINT,                      -- of status
+    last_seen       BIGINT,
+    reported_at     BIGINT,                      -- of the latest state message
+    uptime_sec      BIGINT,
+    wifi_rssi       INTEGER,
+    config_version  BIGINT,
+    radar_connected BOOLEAN,
+    zone_count      INTEGER,
+    protocol_version TEXT
+);
+
+-- One row for each connection that ended; the live one is in device_presence.
+CREATE TABLE device_connections (
+    connection_id   BIGINT PRIMARY KEY,
+    device_no       INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    epoch           BIGINT NOT NULL,
+    node_id         TEXT,
+    remote          TEXT,
+    protocol        INTEGER,
+    connected_at    BIGINT NOT NULL,
+    disconnected_at BIGINT NOT NULL,
+    reason          INTEGER NOT NULL
+);
+CREATE INDEX idx_connections_device ON device_connections (device_no, connection_id);
+CREATE INDEX idx_connections_ended ON device_connections (disconnected_at);
+
+-- The latest message of each kind that is kept whole (config/status, ota/status,
+-- telemetry, diag/response), as the device sent it.
+CREATE TABLE device_reports (
+    device_no   INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    kind        INTEGER NOT NULL,  -- topic.Kind
+    received_at BIGINT NOT NULL,
+    payload     TEXT NOT NULL,
+    PRIMARY KEY (device_no, kind)
+);
+
+-- What happened to a device, for a person who looks back: reports, rejected
+-- payloads, alerts. Bounded: a number of rows for each device and type, and a
+-- retention time.
+CREATE TABLE device_events (
+    event_id    BIGINT PRIMARY KEY,
+    device_no   INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    type        TEXT NOT NULL,
+    occurred_at BIGINT NOT NULL,
+    data        TEXT NOT NULL DEFAULT '{}'
+);
+CREATE INDEX idx_events_device ON device_events (device_no, type, event_id);
+CREATE INDEX idx_events_occurred ON device_events (occurred_at);
+
+-- The only truth about who may do what with a device. [seed 003 8.1]
+CREATE TABLE device_ownership (
+    device_no   INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    user_id     TEXT NOT NULL REFERENCES users (user_id) ON DELETE CASCADE,
+    role        TEXT NOT NULL DEFAULT 'viewer' CHECK (role IN ('owner', 'admin', 'viewer')),
+    claimed_at  BIGINT,
+    claimed_via TEXT,
+    shared_at   BIGINT,
+    shared_by   TEXT,
+    created_at  BIGINT NOT NULL,
+    updated_at  BIGINT NOT NULL,
+    PRIMARY KEY (device_no, user_id)
+);
+CREATE UNIQUE INDEX idx_ownership_owner ON device_ownership (device_no) WHERE role = 'owner';
+CREATE INDEX idx_ownership_user ON device_ownership (user_id);
+
+-- Order lines: which MAC was sold to which e-mail. A line links once. [seed 003 4.4]
+CREATE TABLE orders (
+    order_id       TEXT NOT NULL,
+    device_mac     TEXT NOT NULL,
+    user_email     TEXT NOT NULL,  -- normalised
+    shipped_at     BIGINT,
+    linked_at      BIGINT,
+    linked_user_id TEXT,
+    created_at     BIGINT NOT NULL,
+    PRIMARY KEY (order_id, device_mac)
+);
+CREATE INDEX idx_orders_mac ON orders (device_mac);
+CREATE INDEX idx_orders_email ON orders (user_email);
+
+-- The audit trail of every domain, one row a change, written in the transaction
+-- of the change. It names devices and people by value, so that it outlives them.
+-- [seed 003 8.1]
+CREATE TABLE device_audit (
+    audit_id    BIGINT PRIMARY KEY,
+    domain      TEXT NOT NULL,
+    device_id   TEXT,
+    event_type  TEXT NOT NULL,
+    event_data  TEXT NOT NULL DEFAULT '{}',
+    actor       TEXT NOT NULL,
+    request_id  TEXT,
+    ip          TEXT,
+    user_agent  TEXT,
+    client_type TEXT,
+    created_at  BIGINT NOT NULL
+);
+CREATE INDEX idx_audit_device ON device_audit (device_id, audit_id);
+CREATE INDEX idx_audit_created ON device_audit (created_at);
+
+-- How a person gets in: the key is the provider's subject, never the e-mail.
+CREATE TABLE user_identities (
+    provider   TEXT NOT NULL,
+    subject    TEXT NOT NULL,
+    user_id    TEXT NOT NULL REFERENCES users (user_id) ON DELETE CASCADE,
+    created_at BIGINT NOT NULL,
+    PRIMARY KEY (provider, subject)
+);
+CREATE INDEX idx_identities_user ON user_identities (user_id);
+
+-- Platform staff. password_hash is an argon2id PHC string.
+CREATE TABLE admins (
+    admin_id      TEXT PRIMARY KEY,
+    email         TEXT NOT NULL UNIQUE,  -- normalised
+    password_hash TEXT NOT NULL,
+    role          TEXT NOT NULL CHECK (role IN ('admin', 'support')),
+    disabled_at   BIGINT,
+    created_at    BIGINT NOT NULL,
+    updated_at    BIGINT NOT NULL
+);

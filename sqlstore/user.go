@@ -1,0 +1,66 @@
+package sqlstore
+
+import (
+	"context"
+	"time"
+
+	"github.com/opticworks/devicecloud/account"
+)
+
+const userColumns = `u.user_id, u.email, u.email_verified, u.disabled_at, u.created_at`
+
+func (t *tx) user(ctx context.Context, query string, args ...any) (account.User, error) {
+	list, err := collect(ctx, t, query, args, func(scan scanFunc, u *account.User) error {
+		return scan(&u.ID, opt(&u.Email), &u.EmailVerified, at(&u.DisabledAt), at(&u.CreatedAt))
+	})
+	if err == nil && len(list) == 0 {
+		err = account.ErrUserNotFound
+	}
+	if err != nil {
+		return account.User{}, err
+	}
+	return list[0], nil
+}
+
+// User implements account.UserTx.
+func (t *tx) User(ctx context.Context, userID string) (account.User, error) {
+	return t.user(ctx, `SELECT `+userColumns+` FROM users u WHERE u.user_id = $1`, userID)
+}
+
+// UserByIdentity implements account.UserTx.
+func (t *tx) UserByIdentity(ctx context.Context, provider, subject string) (account.User, error) {
+	return t.user(ctx, `SELECT `+userColumns+` FROM user_identities i JOIN users u ON u.user_id = i.user_id
+		WHERE i.provider = $1 AND i.subject = $2`, provider, subject)
+}
+
+// UserByVerifiedEmail implements registry.People.
+func (t *tx) UserByVerifiedEmail(ctx context.Context, email string) (userID string, ok bool, err error) {
+	ok, err = t.found(ctx, `SELECT user_id FROM users WHERE email = $1 AND email_verified AND disabled_at IS NULL`, []any{email}, &userID)
+	return userID, ok, err
+}
+
+// InsertUser implements account.UserTx. An e-mail that is not verified may be
+// anybody's, so that only verified ones are held against each other.
+func (t *tx) InsertUser(ctx context.Context, u account.User) error {
+	created, err := t.changes(ctx, `INSERT INTO users (user_id, email, email_verified, disabled_at, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $5) ON CONFLICT (email) WHERE email_verified DO NOTHING`,
+		u.ID, text(u.Email), u.EmailVerified, micros(u.DisabledAt), micros(u.CreatedAt))
+	if err == nil && !created {
+		err = account.ErrEmailTaken
+	}
+	return err
+}
+
+// InsertIdentity implements account.UserTx; ErrUserNotFound when there is no such
+// person.
+func (t *tx) InsertIdentity(ctx context.Context, provider, subject, userID string, now time.Time) error {
+	created, err := t.changes(ctx, `INSERT INTO user_identities (provider, subject, user_id, created_at)
+		VALUES ($1, $2, $3, $4) ON CONFLICT (provider, subject) DO NOTHING`, provider, subject, userID, micros(now))
+	switch {
+	case t.engine.violation(err) == foreignKeyViolation:
+		return account.ErrUserNotFound.With(err)
+	case err == nil && !created:
+		return account.ErrIdentityTaken
+	}
+	return err
+}
