@@ -1,0 +1,139 @@
+package account_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/x509"
+	"encoding/pem"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/sqlstore"
+	"github.com/opticworks/devicecloud/topic"
+)
+
+// courier is MQTT without anybody connected.
+type courier struct{}
+
+func (courier) Deliver(string, topic.Kind, []byte) error { return registry.ErrOffline }
+func (courier) Announce(string, topic.Kind, []byte)      {}
+func (courier) Disconnect(string, registry.Reason) bool  { return false }
+func (courier) ExpireSession(string, int64, time.Time)   {}
+func (courier) AccessChanged(string)                     {}
+func (courier) Sessions() []registry.Live                { return nil }
+
+// clock is a time that only the test moves.
+type clock struct {
+	mu sync.Mutex
+	t  time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.t
+}
+
+func (c *clock) Add(d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.t = c.t.Add(d)
+}
+
+// world is the domain over a real store and the real registry.
+type world struct {
+	*account.Service
+	db    *sqlstore.DB
+	reg   *registry.Registry
+	clock *clock
+	key   ed25519.PrivateKey // what the tokens are signed with
+	logs  *bytes.Buffer
+}
+
+const (
+	adminEmail    = "root@example.com"
+	adminPassword = "correct horse battery"
+)
+
+// from is a request from a network of documentation addresses.
+var from = registry.Actor{IP: "203.0.113.7", UserAgent: "test", RequestID: "req-1", ClientType: "admin-web"}
+
+// cheap keeps the tests fast.
+func cheap() account.HashParams { return account.HashParams{MemoryKiB: 64, Passes: 1, Lanes: 1} }
+
+func newWorld(t testing.TB, change func(*account.Options)) *world {
+	t.Helper()
+	ctx := context.Background()
+	w := &world{clock: &clock{t: time.Date(2026, 1, 15, 10, 0, 0, 0, time.UTC)}, logs: &bytes.Buffer{}}
+	log := slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	var err error
+	if w.db, err = sqlstore.Open(ctx, "sqlite:"+filepath.Join(t.TempDir(), "d.db"), sqlstore.Options{}); err != nil {
+		t.Fatal(err)
+	}
+	nextID := registry.NewIDSource(time.Now)
+	w.reg = registry.New(w.db.Registry(), courier{}, registry.Options{Now: w.clock.Now, NextID: nextID, Linger: time.Millisecond, Logger: log})
+	t.Cleanup(func() {
+		w.reg.Close()
+		if err := w.db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	signing, text, err := account.NewSigningKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(text)
+	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.key = parsed.(ed25519.PrivateKey)
+	opts := account.Options{SigningKey: signing, Now: w.clock.Now, NextID: nextID, Dev: true, Hash: cheap(), Logger: log}
+	if change != nil {
+		change(&opts)
+	}
+	if w.Service, err = account.New(w.db.Accounts(), w.reg, opts); err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+// login logs a person in by the dev provider.
+func (w *world) login(t testing.TB, email string) (account.Tokens, account.User) {
+	t.Helper()
+	tokens, u, err := w.Login(context.Background(), account.LoginRequest{Provider: "dev", IDToken: email}, from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tokens, u
+}
+
+// admin makes the first administrator.
+func (w *world) admin(t testing.TB) account.Admin {
+	t.Helper()
+	a, err := w.CreateAdmin(context.Background(), adminEmail, adminPassword, account.AdminRoleAdmin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// events counts the audit trail's rows by event.
+func (w *world) events(t testing.TB) map[string]int {
+	t.Helper()
+	rows, err := w.reg.Audit(context.Background(), registry.System(), registry.AuditFilter{Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	counts := map[string]int{}
+	for _, e := range rows {
+		counts[e.Event]++
+	}
+	return counts
+}
