@@ -1,0 +1,114 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"errors"
+	"time"
+
+	"github.com/opticworks/devicecloud/account"
+)
+
+// tokenBody is the answer of every login. [contracts C.1]
+type tokenBody struct {
+	AccessToken string    `json:"access_token"`
+	TokenType   string    `json:"token_type"`
+	ExpiresIn   int64     `json:"expires_in"` // seconds
+	User        loginUser `json:"user"`
+}
+
+type loginUser struct {
+	UserID        string  `json:"user_id"`
+	Email         *string `json:"email"`
+	EmailVerified bool    `json:"email_verified"`
+	Role          string  `json:"role,omitempty"` // of staff
+}
+
+func newTokenBody(t account.Tokens, u loginUser) tokenBody {
+	return tokenBody{AccessToken: t.Access.Reveal(), TokenType: "Bearer", ExpiresIn: int64(t.ExpiresIn / time.Second), User: u}
+}
+
+func (a *api) limitLogins(r *request) error {
+	wait := a.logins.wait(exchangeOf(r.Request).address, a.opts.Now())
+	if wait == 0 {
+		return nil
+	}
+	limited := *account.ErrRateLimited
+	limited.RetryAfter = wait
+	return &limited
+}
+
+// login lets a person in by a provider's token.
+func (a *api) login(r *request) (answer, error) {
+	var in struct {
+		Provider string `json:"provider"`
+		IDToken  string `json:"id_token"`
+		Code     string `json:"code"`
+		Nonce    string `json:"nonce"`
+		Device   struct {
+			InstallID string `json:"install_id"`
+			Platform  string `json:"platform"`
+			Name      string `json:"name"`
+		} `json:"device"`
+	}
+	if err := a.limitLogins(r); err != nil {
+		return answer{}, err
+	}
+	err := r.decode(&in, maxLogin)
+	if errors.Is(err, errTooLarge) { // [contracts C.1] counts it among the invalid requests
+		return answer{}, invalid("The body is larger than 16 KiB.")
+	}
+	if err != nil {
+		return answer{}, err
+	}
+	if in.Device.Platform == "miniapp" {
+		r.actor.ClientType = in.Device.Platform
+	}
+	tokens, u, err := a.Accounts.Login(r.Context(), account.LoginRequest{Provider: in.Provider, IDToken: in.IDToken, Code: in.Code, Nonce: in.Nonce}, r.actor)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(newTokenBody(tokens, loginUser{UserID: u.ID, Email: text(u.Email), EmailVerified: u.EmailVerified}))
+}
+
+// adminLogin lets a member of staff in by password.
+func (a *api) adminLogin(r *request) (answer, error) {
+	var in struct {
+		Email    string `json:"email"`
+		Password string `json:"password"`
+	}
+	if err := a.limitLogins(r); err != nil {
+		return answer{}, err
+	}
+	if err := r.decode(&in, maxLogin); err != nil {
+		return answer{}, err
+	}
+	tokens, m, err := a.Accounts.AdminLogin(r.Context(), in.Email, in.Password, r.actor)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(newTokenBody(tokens, loginUser{UserID: m.ID, Email: text(m.Email), EmailVerified: true, Role: string(m.Role)}))
+}
+
+// jwks publishes the keys that our tokens are signed with.
+func (a *api) jwks(r *request) (answer, error) {
+	r.w.Header().Set("Cache-Control", "public, max-age=300")
+	return ok(json.RawMessage(a.Accounts.JWKS()))
+}
+
+// meBody is a signed-in person.
+type meBody struct {
+	UserID        string    `json:"user_id"`
+	Kind          string    `json:"kind"` // user, admin, support
+	Email         *string   `json:"email"`
+	EmailVerified bool      `json:"email_verified"`
+	Scopes        []string  `json:"scopes"` // of the token
+	CreatedAt     time.Time `json:"created_at"`
+}
+
+func (a *api) me(r *request) (answer, error) {
+	p, err := a.Accounts.Me(r.Context(), r.actor)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(meBody{p.ID, string(p.Kind), text(p.Email), p.EmailVerified, append([]string{}, r.actor.Scopes...), p.CreatedAt.UTC()})
+}

@@ -1,0 +1,133 @@
+package httpapi
+
+import (
+	"net/http"
+	"strings"
+
+	"github.com/gorilla/mux"
+	"github.com/opticworks/devicecloud"
+)
+
+// who is whom a route answers. The domain decides again, and about each device;
+// this keeps strangers from learning what a route thinks of their body.
+type who uint8
+
+const (
+	anybody who = iota // no token needed, and none looked at
+	person             // any token of ours
+	staff              // platform staff
+	admin              // platform administrators
+)
+
+// route is one line of the table.
+type route struct {
+	method string
+	path   string
+	who    who
+	serve  endpoint
+}
+
+const (
+	get    = http.MethodGet
+	post   = http.MethodPost
+	patch  = http.MethodPatch
+	remove = http.MethodDelete
+)
+
+// routes is every route that speaks JSON. Each under /api/ answers under /api/v1/
+// too. [contracts, HTTP route table]
+func (a *api) routes() []route {
+	return []route{
+		{post, "/api/auth/app-token", anybody, a.login},
+		{get, "/.well-known/jwks.json", anybody, a.jwks},
+		{post, "/admin/auth/login", anybody, a.adminLogin},
+		{get, "/api/me", person, a.me},
+
+		{get, "/api/devices", person, a.listDevices},
+		{get, "/api/devices/{id}", person, a.getDevice},
+		{patch, "/api/devices/{id}", person, a.renameDevice},
+		{remove, "/api/devices/{id}", person, a.removeDevice},
+		{get, "/api/devices/{id}/connections", person, a.listConnections},
+		{get, "/api/devices/{id}/events", person, a.listEvents},
+
+		{post, "/admin/enroll", admin, a.enroll},
+		{post, "/admin/devices/import", admin, a.importDevices},
+		{post, "/admin/orders", admin, a.createOrder},
+		{post, "/admin/orders/import", admin, a.importOrders},
+
+		{get, "/admin/devices", staff, a.adminListDevices},
+		{get, "/admin/devices/{id}", staff, a.adminGetDevice},
+		{remove, "/admin/devices/{id}", admin, a.deleteDevice},
+		{get, "/admin/devices/{id}/audit", staff, a.deviceAudit},
+		{get, "/admin/devices/{id}/connections", staff, a.adminListConnections},
+		{post, "/admin/devices/{id}/disable", staff, a.disableDevice},
+		{post, "/admin/devices/{id}/enable", staff, a.enableDevice},
+		{post, "/admin/devices/{id}/disconnect", staff, a.disconnectDevice},
+		{post, "/admin/devices/{id}/credentials", admin, a.addCredential},
+		{get, "/admin/audit", admin, a.audit},
+		{get, "/admin/stats", admin, a.stats},
+
+		{get, "/livez", anybody, a.livez},
+		{get, "/readyz", anybody, a.readyz},
+	}
+}
+
+// documents are served as they are.
+func (a *api) documents() map[string][]byte {
+	return map[string][]byte{"/openapi.yaml": devicecloud.OpenAPI, "/asyncapi.yaml": devicecloud.AsyncAPI}
+}
+
+const (
+	pathMQTT = "/mqtt"
+	alias    = "/api/v1/"
+)
+
+// mount puts the tables into the router.
+func (a *api) mount() {
+	for _, rt := range a.routes() {
+		h := a.handle(rt)
+		a.handleFunc(rt.method, rt.path, rt.path, h)
+		if rest, ok := strings.CutPrefix(rt.path, "/api/"); ok {
+			a.handleFunc(rt.method, alias+rest, rt.path, h)
+		}
+	}
+	for path, text := range a.documents() {
+		a.handleFunc(get, path, path, document(text))
+	}
+	if a.WebSocket != nil {
+		a.handleFunc(get, pathMQTT, pathMQTT, a.WebSocket.ServeHTTP)
+	}
+	a.router.NotFoundHandler = http.HandlerFunc(a.notFound)
+	a.router.MethodNotAllowedHandler = http.HandlerFunc(a.methodNotAllowed)
+}
+
+// handleFunc mounts one handler; label names it in metrics and in the log. HEAD is
+// GET without the body, which net/http leaves out by itself.
+func (a *api) handleFunc(method, path, label string, h http.HandlerFunc) {
+	r := a.router.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) {
+		exchangeOf(r).route = label
+		h(w, r)
+	})
+	if method == get && path != pathMQTT {
+		r.Methods(get, http.MethodHead)
+		return
+	}
+	r.Methods(method)
+}
+
+// methodNotAllowed answers 405 with the methods that the path has.
+func (a *api) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
+	var allow []string
+	for _, m := range []string{get, http.MethodHead, post, patch, remove} {
+		probe := *r
+		probe.Method = m
+		var match mux.RouteMatch
+		if a.router.Match(&probe, &match) && match.MatchErr == nil {
+			allow = append(allow, m)
+		}
+	}
+	w.Header().Set("Allow", strings.Join(allow, ", "))
+	a.fail(w, r, errMethodNotAllowed)
+}
+
+func (a *api) notFound(w http.ResponseWriter, r *http.Request) { a.fail(w, r, errNoRoute) }

@@ -1,0 +1,298 @@
+package httpapi_test
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/gorilla/mux"
+	"github.com/opticworks/devicecloud/httpapi"
+)
+
+// served lists every route of the router as "METHOD /path".
+func served(t *testing.T, h http.Handler) []string {
+	t.Helper()
+	var all []string
+	err := httpapi.Router(h).Walk(func(r *mux.Route, _ *mux.Router, _ []*mux.Route) error {
+		path, err := r.GetPathTemplate()
+		if err != nil {
+			return err
+		}
+		methods, err := r.GetMethods()
+		if err != nil {
+			return err
+		}
+		for _, m := range methods {
+			if m != http.MethodHead {
+				all = append(all, m+" "+path)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(all)
+	return all
+}
+
+func TestEveryRouteIsInTheContract(t *testing.T) {
+	w := newWorld(t, func(d *httpapi.Deps, _ *httpapi.Options) { d.WebSocket = http.NotFoundHandler() })
+	var routes, aliases []string
+	for _, r := range served(t, w.Handler) {
+		if strings.Contains(r, " /api/v1/") {
+			aliases = append(aliases, strings.Replace(r, "/api/v1/", "/api/", 1))
+		} else {
+			routes = append(routes, r)
+		}
+	}
+	var written []string
+	for path, item := range document(t).Paths.Map() {
+		for method := range item.Operations() {
+			written = append(written, method+" "+path)
+		}
+	}
+	slices.Sort(written)
+	if diff := cmp.Diff(written, routes); diff != "" {
+		t.Errorf("openapi.yaml (-) and the router (+) differ:\n%s", diff)
+	}
+	var api []string
+	for _, r := range routes {
+		if strings.Contains(r, " /api/") {
+			api = append(api, r)
+		}
+	}
+	if diff := cmp.Diff(api, aliases); diff != "" {
+		t.Errorf("/api/ (-) and /api/v1/ (+) differ:\n%s", diff)
+	}
+}
+
+// who asks, in the order of the columns of the table below.
+var people = []string{"", "stranger", "viewer", "shared", "owner", "support", "admin"}
+
+// refusal is what a route answers to each of the people with a body that is
+// allowed, and what of a bad body it can see.
+type refusal struct {
+	body string // of JSON; "" when the route takes none
+	csv  bool
+	want string // a status for each of people
+}
+
+// access is who may do what. {id} is a device with an owner, a shared admin and a
+// viewer. [seed 003 9.1, contracts C.5]
+var access = map[string]refusal{
+	"POST /api/auth/app-token":             {body: `{"provider":"dev","id_token":"new@example.com"}`, want: "200 200 200 200 200 200 200"},
+	"POST /admin/auth/login":               {body: `{"email":"root@example.com","password":"canary-admin-password"}`, want: "200 200 200 200 200 200 200"},
+	"GET /.well-known/jwks.json":           {want: "200 200 200 200 200 200 200"},
+	"GET /livez":                           {want: "200 200 200 200 200 200 200"},
+	"GET /readyz":                          {want: "200 200 200 200 200 200 200"},
+	"GET /openapi.yaml":                    {want: "200 200 200 200 200 200 200"},
+	"GET /asyncapi.yaml":                   {want: "200 200 200 200 200 200 200"},
+	"GET /api/me":                          {want: "401 200 200 200 200 200 200"},
+	"GET /api/devices":                     {want: "401 200 200 200 200 200 200"},
+	"GET /api/devices/{id}":                {want: "401 404 200 200 200 200 200"},
+	"GET /api/devices/{id}/connections":    {want: "401 404 200 200 200 200 200"},
+	"GET /api/devices/{id}/events":         {want: "401 404 200 200 200 200 200"},
+	"PATCH /api/devices/{id}":              {body: `{"name":"Kitchen"}`, want: "401 404 403 200 200 403 200"},
+	"DELETE /api/devices/{id}":             {want: "401 404 200 200 200 403 200"},
+	"POST /admin/enroll":                   {body: `{"mac_address":"02:00:00:00:00:09","device_secret_hash":"` + strings.Repeat("ab", 32) + `"}`, want: "401 403 403 403 403 403 201"},
+	"POST /admin/devices/import":           {csv: true, body: "mac_address,device_secret_hash\n", want: "401 403 403 403 403 403 200"},
+	"POST /admin/orders":                   {body: `{"order_id":"o1","user_email":"a@example.com","device_mac":"02:00:00:00:00:09"}`, want: "401 403 403 403 403 403 201"},
+	"POST /admin/orders/import":            {csv: true, body: "order_id,user_email,device_mac\n", want: "401 403 403 403 403 403 200"},
+	"GET /admin/devices":                   {want: "401 403 403 403 403 200 200"},
+	"GET /admin/devices/{id}":              {want: "401 403 403 403 403 200 200"},
+	"DELETE /admin/devices/{id}":           {want: "401 403 403 403 403 403 200"},
+	"GET /admin/devices/{id}/audit":        {want: "401 403 403 403 403 200 200"},
+	"GET /admin/devices/{id}/connections":  {want: "401 403 403 403 403 200 200"},
+	"POST /admin/devices/{id}/disable":     {want: "401 403 403 403 403 200 200"},
+	"POST /admin/devices/{id}/enable":      {want: "401 403 403 403 403 200 200"},
+	"POST /admin/devices/{id}/disconnect":  {want: "401 403 403 403 403 200 200"},
+	"POST /admin/devices/{id}/credentials": {body: `{"kind":"secret","secret_hash":"` + strings.Repeat("cd", 32) + `"}`, want: "401 403 403 403 403 403 201"},
+	"GET /admin/audit":                     {want: "401 403 403 403 403 403 200"},
+	"GET /admin/stats":                     {want: "401 403 403 403 403 403 200"},
+}
+
+func TestAccess(t *testing.T) {
+	for _, rt := range served(t, newWorld(t, nil).Handler) {
+		canonical := strings.Replace(rt, "/api/v1/", "/api/", 1)
+		row, ok := access[canonical]
+		if !ok {
+			t.Errorf("%s is not in the table of access", rt)
+			continue
+		}
+		method, template, _ := strings.Cut(rt, " ")
+		t.Run(rt, func(t *testing.T) {
+			w, id := newHouse(t)
+			for i, want := range strings.Fields(row.want) { // whoever may do most comes last
+				c := call{method: method, path: strings.Replace(template, "{id}", id, 1), as: people[i], body: row.body}
+				if row.csv {
+					c.header = map[string]string{"Content-Type": "text/csv"}
+				}
+				got := w.do(t, c)
+				if fmt.Sprint(got.status) != want {
+					t.Errorf("%q gets %d, want %s: %s", people[i], got.status, want, got.raw)
+				}
+				checkRefusal(t, got)
+			}
+		})
+	}
+}
+
+// checkRefusal checks what every refusal has.
+func checkRefusal(t *testing.T, got reply) {
+	t.Helper()
+	switch got.status {
+	case http.StatusUnauthorized:
+		if got.body["error"] == "invalid_token" && got.header.Get("WWW-Authenticate") != `Bearer error="invalid_token"` {
+			t.Errorf("WWW-Authenticate is %q", got.header.Get("WWW-Authenticate"))
+		}
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		if got.header.Get("Retry-After") == "" {
+			t.Error("Retry-After is missing")
+		}
+	}
+	if got.status >= 400 {
+		if got.body["request_id"] != got.header.Get("X-Request-Id") || got.body["message"] == "" || len(got.body) != 3 {
+			t.Errorf("the error is %s", got.raw)
+		}
+	}
+}
+
+// What is absent and what is somebody else's must not be told apart.
+func TestForeignAndAbsentAreAlike(t *testing.T) {
+	w, id := newHouse(t)
+	absent := strings.Repeat("0", 32)
+	for canonical, row := range access {
+		method, template, _ := strings.Cut(canonical, " ")
+		if !strings.HasPrefix(template, "/api/devices/{id}") {
+			continue
+		}
+		for _, body := range []string{row.body, `{"name":5}`, `not JSON`, ``} {
+			t.Run(fmt.Sprintf("%s with %q", canonical, body), func(t *testing.T) {
+				var answers []reply
+				for _, device := range []string{id, absent, "nonsense", strings.ToUpper(id), "%00", "%ff", "..%2f" + id} {
+					got := w.do(t, call{method: method, path: strings.Replace(template, "{id}", device, 1), as: "stranger", body: body})
+					if got.body["error"] == "not_found" { // an id with a slash is another path
+						continue
+					}
+					got.want(t, http.StatusNotFound, "device_not_found")
+					got.raw = strings.Replace(got.raw, got.header.Get("X-Request-Id"), "X", 1)
+					got.header.Del("X-Request-Id")
+					answers = append(answers, got)
+				}
+				for _, a := range answers[1:] {
+					if a.raw != answers[0].raw {
+						t.Errorf("%s and %s", a.raw, answers[0].raw)
+					}
+					if diff := cmp.Diff(answers[0].header, a.header); diff != "" {
+						t.Error(diff)
+					}
+				}
+			})
+		}
+	}
+}
+
+func TestBadBodies(t *testing.T) {
+	w, id := newHouse(t)
+	type bad struct {
+		name, body string
+		header     map[string]string
+		status     int
+		code       string
+	}
+	huge := `{"x":"` + strings.Repeat("a", 11<<20) + `"}`
+	always := []bad{
+		{"a huge body", huge, nil, 413, "body_too_large"},
+		{"another media type", `x`, map[string]string{"Content-Type": "application/xml"}, 415, "unsupported_media_type"},
+		{"a form", `a=b`, map[string]string{"Content-Type": "application/x-www-form-urlencoded"}, 415, "unsupported_media_type"},
+		{"no media type", `{}`, map[string]string{"Content-Type": ""}, 415, "unsupported_media_type"},
+		{"another charset", `{}`, map[string]string{"Content-Type": "application/json; charset=utf-16"}, 415, "unsupported_media_type"},
+		{"a compressed body", `x`, map[string]string{"Content-Encoding": "gzip"}, 415, "unsupported_encoding"},
+	}
+	ofJSON := []bad{
+		{"no JSON", `{`, nil, 400, "invalid_request"},
+		{"an empty body", ` `, nil, 400, "invalid_request"},
+		{"null", `null`, nil, 400, "invalid_request"},
+		{"a list", `[]`, nil, 400, "invalid_request"},
+		{"a text", `"x"`, nil, 400, "invalid_request"},
+		{"text behind the object", `{} x`, nil, 400, "invalid_request"},
+		{"two objects", `{}{}`, nil, 400, "invalid_request"},
+		{"broken UTF-8", "{\"name\":\"\xff\"}", nil, 400, "invalid_request"},
+		{"endless nesting", `{"a":` + strings.Repeat("[", 11000), nil, 400, "invalid_request"},
+	}
+	for canonical, row := range access {
+		if row.body == "" {
+			continue
+		}
+		method, template, _ := strings.Cut(canonical, " ")
+		list := always
+		if !row.csv {
+			list = append(list[:len(list):len(list)], ofJSON...)
+		}
+		for _, b := range list {
+			t.Run(canonical+" refuses "+b.name, func(t *testing.T) {
+				header := b.header
+				if row.csv && header == nil {
+					header = map[string]string{"Content-Type": "text/csv"}
+				}
+				status, code := b.status, b.code
+				if canonical == "POST /api/auth/app-token" && status == 413 {
+					status, code = 400, "invalid_request" // [contracts C.1]
+				}
+				got := w.do(t, call{method: method, path: strings.Replace(template, "{id}", id, 1), as: "admin", body: b.body, header: header})
+				got.want(t, status, code)
+				checkRefusal(t, got)
+			})
+		}
+	}
+	wrongTypes := map[string][]string{
+		"POST /api/auth/app-token":             {`{"provider":5}`, `{"provider":"dev","id_token":[]}`, `{"device":"x"}`},
+		"POST /admin/auth/login":               {`{"email":5}`, `{"email":"a","password":{}}`},
+		"PATCH /api/devices/{id}":              {`{"name":5}`, `{"name":["x"]}`, `{"name":""}`, `{"name":"\u0000"}`, `{"name":"` + strings.Repeat("x", 65) + `"}`, `{"name":"a\nb"}`},
+		"POST /admin/enroll":                   {`{"mac_address":5}`, `{"mac_address":"02:00:00:00:00:08","device_secret_hash":"short"}`, `{"mac_address":"02:00:00:00:00:08","device_secret_hash":1}`},
+		"POST /admin/orders":                   {`{"order_id":5}`, `{"order_id":"\u0000","user_email":"a@example.com","device_mac":"02:00:00:00:00:08"}`, `{"order_id":"x","user_email":"a@example.com","device_mac":"02:00:00:00:00:08","shipped_at":"soon"}`},
+		"POST /admin/devices/{id}/credentials": {`{"kind":5}`, `{"kind":"password","secret_hash":"x"}`, `{"kind":"secret","secret_hash":"x","retire_old_after_sec":"1"}`, `{"kind":"secret","secret_hash":"` + strings.Repeat("ab", 32) + `","retire_old_after_sec":-1}`, `{"kind":"secret","secret_hash":"` + strings.Repeat("ab", 32) + `","retire_old_after_sec":9223372036854775807}`, `{"kind":"x509","certificate_pem":"x"}`},
+	}
+	for canonical, row := range access {
+		if row.body == "" || row.csv {
+			continue
+		}
+		method, template, _ := strings.Cut(canonical, " ")
+		if len(wrongTypes[canonical]) == 0 {
+			t.Errorf("%s has no bodies of wrong types", canonical)
+		}
+		for _, body := range wrongTypes[canonical] {
+			t.Run(canonical+" refuses "+body[:min(len(body), 60)], func(t *testing.T) {
+				got := w.do(t, call{method: method, path: strings.Replace(template, "{id}", id, 1), as: "admin", body: body})
+				if got.status != 400 {
+					t.Errorf("got %d: %s", got.status, got.raw)
+				}
+				checkRefusal(t, got)
+			})
+		}
+	}
+}
+
+func TestUnknownDevices(t *testing.T) {
+	w, _ := newHouse(t)
+	for canonical, row := range access {
+		method, template, _ := strings.Cut(canonical, " ")
+		if !strings.Contains(template, "{id}") || template == "/admin/devices/{id}/audit" { // a trail outlives its device
+			continue
+		}
+		for _, id := range []string{strings.Repeat("0", 32), "x", "%27%20OR%201=1--", strings.Repeat("a", 3000)} {
+			t.Run(canonical+" of "+id[:min(len(id), 32)], func(t *testing.T) {
+				w.do(t, call{method: method, path: strings.Replace(template, "{id}", id, 1), as: "admin", body: row.body}).want(t, 404, "device_not_found")
+			})
+		}
+	}
+}
+
+func TestUnknownMembersAreIgnored(t *testing.T) {
+	w, id := newHouse(t)
+	w.do(t, call{method: "PATCH", path: "/api/devices/" + id, as: "owner", body: `{"name":"Hall","role":"owner","device_id":"x","future":{"a":[1]}}`}).want(t, 200, "")
+}
