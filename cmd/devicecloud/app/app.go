@@ -1,0 +1,233 @@
+package app
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/broker"
+	"github.com/opticworks/devicecloud/hooks"
+	"github.com/opticworks/devicecloud/httpapi"
+	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/sqlstore"
+	"github.com/opticworks/devicecloud/topic"
+)
+
+const (
+	// drainTime bounds the end of the MQTT sessions, the paced DISCONNECTs and the
+	// presence they write included.
+	drainTime = 25 * time.Second
+	// httpGrace is how long HTTP requests may take after that.
+	httpGrace = 3 * time.Second
+)
+
+// App is the whole program. New, then Run once, then Close.
+type App struct {
+	config   Config
+	log      *slog.Logger
+	metrics  *prometheus.Registry
+	caFile   string
+	db       *sqlstore.DB
+	broker   *broker.Broker
+	registry *registry.Registry
+	accounts *account.Service
+	handler  http.Handler
+	tls      *tls.Config
+
+	ready     chan struct{}
+	draining  atomic.Bool
+	addresses Addresses
+	closeOnce sync.Once
+	closeErr  error
+}
+
+// Addresses is where the program listens, with real ports; "" where it does not.
+type Addresses struct {
+	HTTP, HTTPS, Metrics, MQTTTLS, MQTT string
+}
+
+// New wires the program from a configuration that [Config.Prepare] has accepted. It
+// opens the database, which migrates it, and no listener.
+func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
+	if err := c.makeDataDir(); err != nil {
+		return nil, err
+	}
+	a := &App{config: c, log: log, metrics: prometheus.NewRegistry(), ready: make(chan struct{})}
+	if err := errors.Join(
+		a.metrics.Register(collectors.NewGoCollector()),
+		a.metrics.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
+	); err != nil {
+		return nil, err
+	}
+	if err := a.loadTLS(); err != nil {
+		return nil, err
+	}
+	key, err := c.signingKey()
+	if err != nil {
+		return nil, err
+	}
+	regOptions, err := c.registryOptions(log)
+	if err != nil {
+		return nil, err
+	}
+	proxies, err := c.trustedProxies()
+	if err != nil {
+		return nil, err
+	}
+
+	a.db, err = sqlstore.Open(ctx, c.DatabaseURL.Reveal(), sqlstore.Options{Logger: log})
+	if err != nil {
+		return nil, err
+	}
+	a.broker, err = broker.New(broker.Options{
+		TLSAddr: c.MQTTTLSAddr, PlainAddr: c.MQTTAddr, TLS: a.tls, Limits: c.brokerLimits(), Logger: log, Registerer: a.metrics,
+	})
+	if err != nil {
+		return nil, closeAll(err, a.db.Close)
+	}
+	root := topic.Root(c.TopicRoot)
+	courier := hooks.NewCourier(a.broker.Server(), root, log)
+	a.registry = registry.New(a.db.Registry(), courier, regOptions)
+	a.accounts, err = account.New(a.db.Accounts(), a.registry, account.Options{SigningKey: key, NextID: regOptions.NextID, Dev: c.Dev, Logger: log})
+	if err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	err = a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
+		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(),
+		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
+	})...)
+	if err == nil {
+		err = a.metrics.Register(newRegistryCollector(a.registry.Counters()))
+	}
+	if err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	a.handler = httpapi.New(
+		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
+		httpapi.Options{
+			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
+			Requests: httpRate(c.HTTPRatePerAddress), Logins: httpRate(c.LimitLoginsPerAddress),
+		})
+	return a, nil
+}
+
+// Ready is closed when every listener is open.
+func (a *App) Ready() <-chan struct{} { return a.ready }
+
+// Addresses is where the program listens. It is valid once Ready is closed.
+func (a *App) Addresses() Addresses { return a.addresses }
+
+// CAFile is the CA that the server's certificate is from in dev mode; "" outside.
+func (a *App) CAFile() string { return a.caFile }
+
+var (
+	errStarting = errors.New("the program is starting")
+	errDraining = errors.New("the program is shutting down")
+)
+
+// readiness says why the program should get no new clients; nil when it should.
+func (a *App) readiness() error {
+	switch {
+	case a.draining.Load():
+		return errDraining
+	case !a.broker.Ready():
+		return errStarting
+	}
+	return nil
+}
+
+// Run serves until ctx ends, then ends in order: no new clients, every session told
+// and its presence written, every commit done. It returns nil after such an end.
+func (a *App) Run(ctx context.Context) error {
+	// What a former life of this node left online is settled before anybody may
+	// connect.
+	if err := a.registry.Boot(ctx); err != nil {
+		return err
+	}
+	servers, err := a.listen()
+	if err != nil {
+		return err
+	}
+	if err := a.broker.Start(); err != nil {
+		for _, s := range servers {
+			err = errors.Join(err, s.listener.Close())
+		}
+		return inUse("MQTT_TLS_ADDR or MQTT_ADDR", err)
+	}
+	a.addresses.MQTTTLS, a.addresses.MQTT = text(a.broker.TLSAddr()), text(a.broker.PlainAddr())
+
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+	var background sync.WaitGroup
+	background.Go(func() {
+		if err := a.registry.Run(work); err != nil {
+			a.log.Error("the registry's recurring work ended", "error", err)
+		}
+	})
+	failed := make(chan error, len(servers))
+	for _, s := range servers {
+		background.Go(func() {
+			if err := s.serve(); err != nil {
+				failed <- err
+			}
+		})
+	}
+	close(a.ready)
+	a.log.Info("ready", "http", a.addresses.HTTP, "https", a.addresses.HTTPS, "metrics", a.addresses.Metrics,
+		"mqtt_tls", a.addresses.MQTTTLS, "mqtt", a.addresses.MQTT, "dev", a.config.Dev)
+
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		a.log.Error("a listener failed; shutting down", "error", err)
+	}
+	err = errors.Join(err, a.drain(servers))
+	stopWork()
+	background.Wait()
+	return err
+}
+
+// drain ends the sessions, then the servers: while devices are being told to go,
+// /readyz says 503 and requests still work.
+func (a *App) drain(servers []*server) error {
+	began := time.Now()
+	a.draining.Store(true)
+	a.log.Info("shutting down")
+	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
+	err := a.broker.Shutdown(ctx)
+	cancel()
+	ctx, cancel = context.WithTimeout(context.Background(), httpGrace)
+	defer cancel()
+	for _, s := range servers {
+		err = errors.Join(err, s.shutdown(ctx))
+	}
+	a.log.Info("shut down", "took", time.Since(began), "error", err)
+	return err
+}
+
+// Close commits what waits and closes the database. After Run it always succeeds
+// in giving everything back; it may be called again.
+func (a *App) Close() error {
+	a.closeOnce.Do(func() {
+		a.registry.Close()
+		a.closeErr = a.db.Close()
+	})
+	return a.closeErr
+}
+
+func text(addr net.Addr) string {
+	if addr == nil {
+		return ""
+	}
+	return addr.String()
+}

@@ -1,0 +1,107 @@
+package app
+
+import (
+	"fmt"
+	"reflect"
+	"strings"
+)
+
+// Config is every setting that something in the program obeys. A field's flag is
+// in its tag; its name in the environment and in a --config file is the flag in
+// upper snake case: --http-addr is HTTP_ADDR. The tag `dev` holds the default
+// under --dev where it differs. docs/operations.md explains each at length.
+type Config struct {
+	// Dev is --dev: a development CA, loopback plain MQTT, no rate limits and the
+	// login provider "dev". None of it exists without.
+	Dev bool `kong:"-"`
+
+	DataDir         string `name:"data-dir" default:"./data" help:"SQLite file, and in dev mode CA and keys"`
+	DatabaseURL     Secret `name:"database-url" help:"sqlite:PATH or postgres://...; default sqlite:DATA_DIR/devicecloud.db"`
+	DatabaseURLFile string `name:"database-url-file" help:"file that holds DATABASE_URL"`
+
+	HTTPAddr                string   `name:"http-addr" default:"127.0.0.1:8080" help:"API, /livez, /readyz, MQTT over WebSocket at /mqtt"`
+	AllowPlaintextHTTP      bool     `name:"allow-plaintext-http" help:"plain HTTP on another address than loopback, behind a TLS proxy"`
+	HTTPSAddr               string   `name:"https-addr" help:"the same API with TLS"`
+	MetricsAddr             string   `name:"metrics-addr" default:"127.0.0.1:9090" help:"/metrics; empty: none"`
+	TrustedProxies          []string `name:"trusted-proxies" help:"addresses or prefixes whose X-Forwarded-For counts"`
+	MQTTTLSAddr             string   `name:"mqtt-tls-addr" default:":8883" help:"devices and apps; empty: none"`
+	MQTTAddr                string   `name:"mqtt-addr" dev:"127.0.0.1:1883" help:"plain MQTT; empty: none"`
+	AllowPlaintextMQTT      bool     `name:"allow-plaintext-mqtt" help:"plain MQTT on another address than loopback"`
+	AllowDevOnNetwork       bool     `name:"allow-dev-on-network" help:"--dev on another address than loopback"`
+	TLSCertFile             string   `name:"tls-cert-file" help:"server certificate chain, PEM; reloaded when it changes"`
+	TLSKeyFile              string   `name:"tls-key-file" help:"its private key, PEM"`
+	DeviceCAFile            string   `name:"device-ca-file" help:"CA that signs client certificates of devices, PEM"`
+	TopicRoot               string   `name:"topic-root" default:"opticworks" help:"first level of every topic"`
+	DeviceIDSalt            string   `name:"device-id-salt" default:"opticworks-rs1" help:"salt of the device ids; never change it on a fleet"`
+	NodeID                  string   `name:"node-id" default:"node-1" help:"name of this node in presence and history"`
+	SelfEnroll              bool     `name:"self-enroll" help:"an unknown device enrols itself with its first password"`
+	OfflineThresholdSec     int      `name:"offline-threshold-sec" default:"120" help:"longest silence of a device, seconds"`
+	MaxDevicesPerUser       int      `name:"max-devices-per-user" default:"50" help:"devices that one person may own"`
+	AuditRetentionDays      int      `name:"audit-retention-days" default:"90" help:"age at which audit rows are deleted"`
+	HistoryRetentionDays    int      `name:"history-retention-days" default:"90" help:"age at which connections and events are deleted"`
+	AdminEmail              string   `name:"admin-email" help:"first administrator, made only when there is none"`
+	AdminPassword           Secret   `name:"admin-password" help:"password of the first administrator, at least 12 characters"`
+	AdminPasswordFile       string   `name:"admin-password-file" help:"file that holds ADMIN_PASSWORD"`
+	TokenSigningKey         Secret   `name:"token-signing-key" help:"Ed25519 private key, PEM (PKCS 8)"`
+	TokenSigningKeyFile     string   `name:"token-signing-key-file" help:"file that holds TOKEN_SIGNING_KEY"`
+	SecretEncryptionKey     Secret   `name:"secret-encryption-key" help:"32 bytes, base64: seals credentials at rest"`
+	SecretEncryptionKeyFile string   `name:"secret-encryption-key-file" help:"file that holds SECRET_ENCRYPTION_KEY"`
+
+	LimitConnectsPerDevice  Rate `name:"limit-connects-per-device" default:"6/m:20" dev:"0" help:"MQTT connections of one device"`
+	LimitStatePerDevice     Rate `name:"limit-state-per-device" default:"1/s:10" dev:"0" help:"state messages of one device"`
+	LimitTelemetryPerDevice Rate `name:"limit-telemetry-per-device" default:"1/m:5" dev:"0" help:"telemetry messages of one device"`
+	LimitTargetsPerDevice   Rate `name:"limit-targets-per-device" default:"15/s" dev:"0" help:"messages of one device on targets/stream"`
+	LimitOTAStatusPerUpdate int  `name:"limit-ota-status-per-update" default:"10" dev:"0" help:"progress reports of one update"`
+	LimitLoginsPerAddress   Rate `name:"limit-logins-per-address" default:"20/m:20" dev:"0" help:"logins from one address"`
+	HTTPRatePerAddress      Rate `name:"http-rate-per-address" default:"50/s:200" dev:"0" help:"HTTP requests from one address"`
+	MQTTAcceptRate          Rate `name:"mqtt-accept-rate" default:"2000/s:200" dev:"0" help:"MQTT connections accepted in all"`
+	MQTTMaxConnections      int  `name:"mqtt-max-connections" default:"100000" dev:"0" help:"MQTT connections at once"`
+	MQTTMaxPerAddress       int  `name:"mqtt-max-connections-per-address" default:"200" dev:"0" help:"MQTT connections at once from one address"`
+
+	LogFormat string `name:"log-format" default:"auto" enum:"auto,text,json" help:"auto: text on a terminal, else json"`
+	LogLevel  string `name:"log-level" default:"info" enum:"debug,info,warn,error" help:"least level that is logged"`
+}
+
+// Setting is one setting as the outside names it.
+type Setting struct {
+	Name       string // HTTP_ADDR
+	Flag       string // http-addr
+	Default    string
+	DevDefault string // "" when it is Default
+	Help       string
+	Value      string // of the Config asked; secrets redacted
+}
+
+// Settings lists every setting of c, in the order of the struct.
+func (c *Config) Settings() []Setting {
+	v := reflect.ValueOf(c).Elem()
+	var all []Setting
+	for i := range v.NumField() {
+		tag := v.Type().Field(i).Tag
+		flag, ok := tag.Lookup("name")
+		if !ok {
+			continue
+		}
+		all = append(all, Setting{
+			Name: settingName(flag), Flag: flag,
+			Default: tag.Get("default"), DevDefault: tag.Get("dev"),
+			Help: tag.Get("help"), Value: show(v.Field(i)),
+		})
+	}
+	return all
+}
+
+func settingName(flag string) string {
+	return strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+func show(v reflect.Value) string {
+	switch x := v.Interface().(type) {
+	case []string:
+		return strings.Join(x, ",")
+	case interface{ String() string }:
+		return x.String()
+	default:
+		return fmt.Sprint(x)
+	}
+}

@@ -1,0 +1,59 @@
+package app
+
+import (
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/opticworks/devicecloud/registry"
+)
+
+// registryCollector exports the registry's counters; the domain itself knows no
+// metrics library.
+type registryCollector struct {
+	counters []counter
+}
+
+type counter struct {
+	desc  *prometheus.Desc
+	value *atomic.Int64
+	scale float64
+}
+
+func newRegistryCollector(c *registry.Counters) *registryCollector {
+	var all []counter
+	for _, row := range []struct {
+		name, help string
+		value      *atomic.Int64
+		scale      float64
+	}{
+		{"registry_batches_total", "Group commits.", &c.Batches, 1},
+		{"registry_failed_batches_total", "Group commits that failed: none of their messages was acknowledged.", &c.FailedBatches, 1},
+		{"registry_committed_writes_total", "Writes in group commits.", &c.Committed, 1},
+		{"registry_commit_seconds_total", "Time spent in group commits.", &c.CommitNanos, 1e-9},
+		{"registry_stale_writes_total", "Writes of superseded sessions that the epoch fence refused.", &c.StaleWrites, 1},
+		{"registry_dropped_messages_total", "QoS 0 messages dropped because too much waited.", &c.Dropped, 1},
+		{"registry_rejected_payloads_total", "Payloads of devices that were not valid.", &c.RejectedPayloads, 1},
+		{"registry_provisioned_total", "Provisionings.", &c.Provisioned, 1},
+		{"registry_claims_total", "Devices that got an owner.", &c.Claims, 1},
+		{"registry_self_enrolled_total", "Devices that enrolled themselves.", &c.SelfEnrolled, 1},
+		{"registry_presence_corrections_total", "Wrong presence that the sweep corrected; the goal is 0.", &c.PresenceCorrections, 1},
+	} {
+		all = append(all, counter{prometheus.NewDesc(row.name, row.help, nil, nil), row.value, row.scale})
+	}
+	return &registryCollector{all}
+}
+
+// Describe implements prometheus.Collector.
+func (c *registryCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, x := range c.counters {
+		ch <- x.desc
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c *registryCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, x := range c.counters {
+		ch <- prometheus.MustNewConstMetric(x.desc, prometheus.CounterValue, float64(x.value.Load())*x.scale)
+	}
+}
