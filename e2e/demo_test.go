@@ -1,0 +1,258 @@
+package e2e_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// demoLimit is how long a newcomer waits for the fleet at most.
+const demoLimit = 60 * time.Second
+
+// demoRun is a running `devicecloud demo`, after it has said what to try.
+type demoRun struct {
+	t        *testing.T
+	cmd      *exec.Cmd
+	dir      string
+	text     string // what it printed
+	stderr   *logBuffer
+	commands []string // the lines to paste
+	took     time.Duration
+}
+
+func startDemo(t *testing.T, dir string, settings map[string]string) *demoRun {
+	t.Helper()
+	env := map[string]string{
+		"HTTP_ADDR": "127.0.0.1:0", "METRICS_ADDR": "127.0.0.1:0", "MQTT_TLS_ADDR": "127.0.0.1:0", "MQTT_ADDR": "127.0.0.1:0",
+	}
+	for name, value := range settings {
+		env[name] = value
+	}
+	// The simulator is looked for beside the program.
+	cmd := exec.Command(Binary(t, "devicecloud"), "demo")
+	cmd.Dir, cmd.Env = dir, environ(env)
+	d := &demoRun{t: t, cmd: cmd, dir: dir, stderr: &logBuffer{}}
+	cmd.Stderr = d.stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	watchdog := time.AfterFunc(2*demoLimit, func() { _ = cmd.Process.Kill() })
+	defer watchdog.Stop()
+	var text strings.Builder
+	for lines := bufio.NewScanner(out); lines.Scan(); {
+		line := lines.Text()
+		text.WriteString(line + "\n")
+		if command := strings.TrimSpace(line); strings.HasPrefix(command, "curl ") || strings.HasPrefix(command, "mosquitto_sub ") {
+			d.commands = append(d.commands, command)
+		}
+		if strings.HasPrefix(line, "Ctrl-C stops") {
+			d.took, d.text = time.Since(began), text.String()
+			go func() { _, _ = io.Copy(io.Discard, out) }()
+			return d
+		}
+	}
+	log, _ := os.ReadFile(filepath.Join(dir, "data", "demo.log"))
+	t.Fatalf("the demo ended (%v) after saying:\n%s\n%s\nlog: %s", cmd.Wait(), text.String(), d.stderr.tail(50), log)
+	return nil
+}
+
+// interrupt is Ctrl-C; it returns the exit code.
+func (d *demoRun) interrupt() int {
+	d.t.Helper()
+	if err := d.cmd.Process.Signal(syscall.SIGINT); err != nil {
+		d.t.Fatal(err)
+	}
+	_ = d.cmd.Wait() // the exit code says it all
+	return d.cmd.ProcessState.ExitCode()
+}
+
+// paste runs a printed line in a shell, as a person does.
+func (d *demoRun) paste(command string) string {
+	d.t.Helper()
+	ctx, cancel := context.WithTimeout(d.t.Context(), 40*time.Second)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-c", command)
+	cmd.Dir = d.dir
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		d.t.Fatalf("%s: %v\n%s", command, err, stderr.String())
+	}
+	return string(out)
+}
+
+// command is the one printed line that has all of the words in it.
+func (d *demoRun) command(words ...string) string {
+	d.t.Helper()
+	var found []string
+	for _, c := range d.commands {
+		all := true
+		for _, w := range words {
+			all = all && strings.Contains(c, w)
+		}
+		if all {
+			found = append(found, c)
+		}
+	}
+	if len(found) != 1 {
+		d.t.Fatalf("%d printed lines with %q in:\n%s", len(found), words, d.text)
+	}
+	return found[0]
+}
+
+func TestDemoJourney(t *testing.T) {
+	skipWithout(t, "mosquitto_sub", haveProgram("mosquitto_sub"))
+	skipWithout(t, "curl", haveProgram("curl"))
+	dir := t.TempDir()
+	d := startDemo(t, dir, nil)
+	t.Logf("25 devices were online after %v", d.took)
+	if d.took > demoLimit {
+		t.Errorf("the demo took %v, a newcomer waits %v", d.took, demoLimit)
+	}
+	checkDemo(t, d)
+	if code := d.interrupt(); code != 0 {
+		t.Errorf("Ctrl-C ended the demo with exit code %d\n%s", code, d.stderr.tail(20))
+	}
+	if orphans, err := exec.Command("pgrep", "-f", dir).Output(); err == nil {
+		t.Errorf("Ctrl-C left processes behind: %s", orphans)
+	}
+
+	t.Run("a second run on the same data works as well", func(t *testing.T) {
+		again := startDemo(t, dir, nil)
+		checkDemo(t, again)
+		if code := again.interrupt(); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+	})
+	t.Run("everything lies in ./data", func(t *testing.T) {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(entries) != 1 || entries[0].Name() != "data" {
+			t.Errorf("the demo left %v", entries)
+		}
+		info, err := os.Stat(filepath.Join(dir, "data", "demo-admin.json"))
+		if err != nil || info.Mode().Perm() != 0o600 {
+			t.Errorf("the administrator's login: %v, %v", info, err)
+		}
+	})
+}
+
+// checkDemo pastes every printed line.
+func checkDemo(t *testing.T, d *demoRun) {
+	t.Helper()
+	d.t = t
+	var stats struct {
+		Total  int `json:"total_devices"`
+		Online int `json:"online_devices"`
+	}
+	if err := json.Unmarshal([]byte(d.paste(d.command("curl", "/admin/stats"))), &stats); err != nil || stats.Total != 25 || stats.Online != 25 {
+		t.Errorf("the fleet in numbers: %+v, %v", stats, err)
+	}
+	var list struct {
+		Devices []struct{ Status, Role string }
+	}
+	if err := json.Unmarshal([]byte(d.paste(d.command("curl", "/api/devices?"))), &list); err != nil || len(list.Devices) == 0 ||
+		list.Devices[0].Status != "online" || list.Devices[0].Role != "owner" {
+		t.Errorf("the user's devices: %+v, %v", list, err)
+	}
+	ran := 2
+	for _, command := range d.commands {
+		switch {
+		case strings.HasPrefix(command, "mosquitto_sub "):
+			out := strings.TrimSpace(d.paste(command))
+			for line := range strings.Lines(out) {
+				topic, payload, _ := strings.Cut(strings.TrimSpace(line), " ")
+				if !regexp.MustCompile(`^opticworks/[0-9a-f]{32}/state$`).MatchString(topic) || !json.Valid([]byte(payload)) {
+					t.Errorf("%s printed %q", command, line)
+				}
+			}
+			if len(out) == 0 {
+				t.Errorf("%s printed nothing", command)
+			}
+			ran++
+		case regexp.MustCompile(`/api/devices/[0-9a-f]{32}`).MatchString(command):
+			var answer map[string]any
+			if err := json.Unmarshal([]byte(d.paste(command)), &answer); err != nil || answer["error"] != nil {
+				t.Errorf("%s answered %v (%v)", command, answer, err)
+			}
+			ran++
+		}
+	}
+	if ran != len(d.commands) || ran < 6 {
+		t.Errorf("%d of the %d printed lines were pasted:\n%s", ran, len(d.commands), d.text)
+	}
+}
+
+func TestDemoWithoutDevices(t *testing.T) {
+	d := startDemo(t, t.TempDir(), map[string]string{"SIM": "0"})
+	if !strings.Contains(d.text, "without devices") {
+		t.Errorf("it says:\n%s", d.text)
+	}
+	if code := d.interrupt(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestDemoSaysWhatIsWrong(t *testing.T) {
+	t.Run("when a port is taken", func(t *testing.T) {
+		taken, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer taken.Close()
+		for _, name := range []string{"HTTP_ADDR", "MQTT_TLS_ADDR"} {
+			cmd := exec.Command(Binary(t, "devicecloud"), "demo")
+			settings := map[string]string{
+				"HTTP_ADDR": "127.0.0.1:0", "METRICS_ADDR": "127.0.0.1:0", "MQTT_TLS_ADDR": "127.0.0.1:0", "MQTT_ADDR": "127.0.0.1:0", "SIM": "0",
+			}
+			settings[name] = taken.Addr().String()
+			cmd.Dir, cmd.Env = t.TempDir(), environ(settings)
+			out, err := cmd.CombinedOutput()
+			if err == nil || cmd.ProcessState.ExitCode() != 1 || !strings.Contains(string(out), "another program uses this port") ||
+				!strings.Contains(string(out), name) || !strings.Contains(string(out), taken.Addr().String()) {
+				t.Errorf("%s taken: %v\n%s", name, err, out)
+			}
+		}
+	})
+	t.Run("when the simulator dies", func(t *testing.T) {
+		dir := t.TempDir()
+		d := startDemo(t, dir, map[string]string{})
+		out, err := exec.Command("pgrep", "-P", fmt.Sprint(d.cmd.Process.Pid)).Output()
+		if err != nil {
+			t.Fatalf("the simulator's process: %v", err)
+		}
+		var pid int
+		if _, err := fmt.Sscan(string(out), &pid); err != nil {
+			t.Fatal(err)
+		}
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		Await(t, 10*time.Second, func() bool { return strings.Contains(d.stderr.String(), "the simulator died") },
+			func() string { return "the demo says nothing:\n" + d.stderr.String() })
+		if code := d.interrupt(); code != 0 {
+			t.Errorf("exit code %d", code)
+		}
+	})
+}
