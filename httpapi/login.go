@@ -2,7 +2,6 @@ package httpapi
 
 import (
 	"encoding/json"
-	"errors"
 	"time"
 
 	"github.com/opticworks/devicecloud/account"
@@ -58,11 +57,7 @@ func (a *api) login(r *request) (answer, error) {
 	if err := a.limitLogins(r); err != nil {
 		return answer{}, err
 	}
-	err := r.decode(&in, maxLogin)
-	if errors.Is(err, errTooLarge) { // [contracts C.1] counts it among the invalid requests
-		return answer{}, invalid("The body is larger than 16 KiB.")
-	}
-	if err != nil {
+	if err := r.decodeLogin(&in); err != nil {
 		return answer{}, err
 	}
 	if in.Device.Platform == "miniapp" {

@@ -39,6 +39,8 @@ const (
 func (a *api) routes() []route {
 	return []route{
 		{post, "/api/auth/app-token", anybody, a.login},
+		{post, "/api/auth/app-magic-link", anybody, a.sendMagicLink},
+		{post, "/api/auth/app-magic-link/verify", anybody, a.verifyMagicLink},
 		{get, "/.well-known/jwks.json", anybody, a.jwks},
 		{post, "/admin/auth/login", anybody, a.adminLogin},
 		{get, "/api/me", person, a.me},
@@ -78,8 +80,9 @@ func (a *api) documents() map[string][]byte {
 }
 
 const (
-	pathMQTT = "/mqtt"
-	alias    = "/api/v1/"
+	pathMQTT  = "/mqtt"
+	pathMagic = "/auth/magic" // what a mailed link opens
+	alias     = "/api/v1/"
 )
 
 // mount puts the tables into the router.
@@ -94,6 +97,7 @@ func (a *api) mount() {
 	for path, text := range a.documents() {
 		a.handleFunc(get, path, path, document(text))
 	}
+	a.handleFunc(get, pathMagic, pathMagic, magicLinkPage(a.opts.AppLink))
 	if a.WebSocket != nil {
 		a.handleFunc(get, pathMQTT, pathMQTT, a.WebSocket.ServeHTTP)
 	}

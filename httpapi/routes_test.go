@@ -86,6 +86,9 @@ type refusal struct {
 var access = map[string]refusal{
 	"POST /api/auth/app-token":             {body: `{"provider":"dev","id_token":"new@example.com"}`, want: "200 200 200 200 200 200 200"},
 	"POST /admin/auth/login":               {body: `{"email":"root@example.com","password":"canary-admin-password"}`, want: "200 200 200 200 200 200 200"},
+	"POST /api/auth/app-magic-link":        {body: `{"email":"new@example.com","install_id":"i","code_challenge":"` + strings.Repeat("A", 43) + `"}`, want: "202 202 202 202 202 202 202"},
+	"POST /api/auth/app-magic-link/verify": {body: `{"token":"t","install_id":"i","code_verifier":"v"}`, want: "401 401 401 401 401 401 401"},
+	"GET /auth/magic":                      {want: "200 200 200 200 200 200 200"},
 	"GET /.well-known/jwks.json":           {want: "200 200 200 200 200 200 200"},
 	"GET /livez":                           {want: "200 200 200 200 200 200 200"},
 	"GET /readyz":                          {want: "200 200 200 200 200 200 200"},
