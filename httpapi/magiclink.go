@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	_ "embed"
 	"encoding/base64"
-	"errors"
 	"html"
 	"net/http"
 	"strconv"
@@ -79,16 +78,6 @@ func (a *api) verifyMagicLink(r *request) (answer, error) {
 		return answer{}, err
 	}
 	return ok(newTokenBody(tokens, loginUser{UserID: u.ID, Email: text(u.Email), EmailVerified: u.EmailVerified}))
-}
-
-// decodeLogin is decode with the limit of login bodies, above which they are invalid
-// rather than too large. [contracts C.1]
-func (r *request) decodeLogin(v any) error {
-	err := r.decode(v, maxLogin)
-	if errors.Is(err, errTooLarge) {
-		return invalid("The body is larger than 16 KiB.")
-	}
-	return err
 }
 
 var (

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"regexp"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/httpapi"
 )
 
 // mailer is a mailbox for everybody.
@@ -216,7 +218,16 @@ func TestThePageOfALinkUsesNothingUp(t *testing.T) {
 
 func TestWithoutAMailerThereAreNoLinks(t *testing.T) {
 	w := newWorld(t, nil)
-	w.withoutMailer(t)
+	key, _, err := account.NewSigningKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.NewTextHandler(w.logs, nil))
+	accounts, err := account.New(w.db.Accounts(), w.reg, account.Options{SigningKey: key, Now: w.clock.Now, Logger: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Handler = httpapi.New(httpapi.Deps{Registry: w.reg, Accounts: accounts}, httpapi.Options{Logger: log, Now: w.clock.Now})
 	for path, body := range map[string]string{
 		"/api/auth/app-magic-link":        object(t, map[string]any{"email": "a@example.com", "install_id": "i", "code_challenge": challenge(verifier)}),
 		"/api/auth/app-magic-link/verify": object(t, map[string]any{"token": "t", "install_id": "i", "code_verifier": verifier}),
