@@ -28,23 +28,26 @@ type Devices interface {
 
 // Options configures a Service. Only SigningKey has no usable zero value.
 type Options struct {
-	SigningKey SigningKey
-	Issuer     string              // claim iss; default "devicecloud"
-	Now        func() time.Time    // default time.Now
-	NewID      func() string       // ids of people and of token sessions; default UUIDs of version 7
-	NextID     func() int64        // ids of audit rows: the registry's source; default a source of its own
-	Dev        bool                // enables the login provider "dev"
-	Providers  map[string]Provider // by the name that an app gives; none needed
-	AccessTTL  time.Duration       // life of an access token; default 15 minutes
-	Hash       HashParams          // cost of a password hash; default m=19 MiB, t=2, p=1
-	MaxHashes  int                 // password hashes at once; default half the CPUs, so that guessers leave some to devices
-	Logger     *slog.Logger        // default slog.Default()
+	SigningKey    SigningKey
+	Issuer        string              // claim iss; default "devicecloud"
+	Now           func() time.Time    // default time.Now
+	NewID         func() string       // ids of people and of token sessions; default UUIDs of version 7
+	NextID        func() int64        // ids of audit rows: the registry's source; default a source of its own
+	Dev           bool                // enables the login provider "dev"
+	Providers     map[string]Provider // by the name that an app gives; none needed
+	AccessTTL     time.Duration       // life of an access token; default 15 minutes
+	Hash          HashParams          // cost of a password hash; default m=19 MiB, t=2, p=1
+	MaxHashes     int                 // password hashes at once; default half the CPUs, so that guessers leave some to devices
+	Sealer        *registry.Sealer    // encrypts shared secrets at rest; nil: stored bare
+	StaffProvider StaffProvider       // where staff may sign in too; nil: by password alone
+	StaffGroups   StaffGroups         // which of its groups makes which role
+	Logger        *slog.Logger        // default slog.Default()
 }
 
 // The audiences of tokens.
 const (
 	AudienceApp   = "app"   // people
-	AudienceAdmin = "admin" // platform staff
+	AudienceAdmin = "admin" // platform staff; service accounts have [AudienceService]
 )
 
 const defaultAccessTTL = 15 * time.Minute // [contracts C.3]
@@ -78,17 +81,19 @@ func (o *Options) defaults() {
 
 // Service is the domain of people. It is safe for concurrent use.
 type Service struct {
-	store      Store
-	devices    Devices
-	opts       Options
-	log        *slog.Logger
-	providers  map[string]Provider
-	signer     signer
-	checked    *tokenCache
-	revocation *revocation
-	hasher     *hasher
-	lockout    *lockout
-	dummy      PasswordHash // what an unknown address is checked against
+	store       Store
+	devices     Devices
+	opts        Options
+	log         *slog.Logger
+	providers   map[string]Provider
+	signer      signer
+	checked     *tokenCache
+	revocation  *revocation
+	credentials *credentialCache // of service accounts
+	flows       flowSealer       // sign-ins of staff that are under way
+	hasher      *hasher
+	lockout     *lockout
+	dummy       PasswordHash // what an unknown address is checked against
 }
 
 // New makes a Service. It fails without a signing key, and with hash parameters
@@ -105,9 +110,14 @@ func New(store Store, devices Devices, opts Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	flows, err := newFlowSealer(opts.SigningKey)
+	if err != nil {
+		return nil, err
+	}
 	s := &Service{
 		store: store, devices: devices, opts: opts, log: opts.Logger, providers: map[string]Provider{},
-		signer: signer, checked: newTokenCache(), revocation: newRevocation(opts.AccessTTL + skew), hasher: newHasher(opts.Hash, opts.MaxHashes), lockout: newLockout(),
+		signer: signer, checked: newTokenCache(), revocation: newRevocation(opts.AccessTTL + skew), credentials: newCredentialCache(), flows: flows,
+		hasher: newHasher(opts.Hash, opts.MaxHashes), lockout: newLockout(),
 	}
 	maps.Copy(s.providers, opts.Providers)
 	if opts.Dev {
@@ -133,8 +143,9 @@ func (s *Service) audit(ctx context.Context, tx Tx, a registry.Actor, event stri
 
 // Profile is what a signed-in person may see of themselves.
 type Profile struct {
-	Kind          registry.ActorKind // user, admin or support
+	Kind          registry.ActorKind // user, admin, support or service
 	ID            string
+	Name          string // of a service account
 	Email         string
 	EmailVerified bool
 	CreatedAt     time.Time
@@ -144,6 +155,9 @@ type Profile struct {
 // Me reads the signed-in person. ErrInvalidToken when the account is gone,
 // ErrAccountDisabled when it is disabled.
 func (s *Service) Me(ctx context.Context, a registry.Actor) (p Profile, err error) {
+	if a.Kind == registry.ActorService {
+		return s.serviceProfile(ctx, a)
+	}
 	of, ok := subjectOf(a)
 	if !ok {
 		return Profile{}, ErrInvalidToken

@@ -83,6 +83,7 @@ func (a *api) adminLogin(r *request) (answer, error) {
 	var in struct {
 		Email    string `json:"email"`
 		Password string `json:"password"`
+		TOTP     string `json:"totp"`
 	}
 	if err := a.limitLogins(r); err != nil {
 		return answer{}, err
@@ -90,7 +91,7 @@ func (a *api) adminLogin(r *request) (answer, error) {
 	if err := r.decode(&in, maxLogin); err != nil {
 		return answer{}, err
 	}
-	tokens, m, err := a.Accounts.AdminLogin(r.Context(), in.Email, in.Password, r.actor)
+	tokens, m, err := a.Accounts.AdminLogin(r.Context(), account.AdminLogin{Email: in.Email, Password: in.Password, TOTP: in.TOTP}, r.actor)
 	if err != nil {
 		return answer{}, err
 	}
