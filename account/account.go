@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 	"github.com/opticworks/devicecloud/registry"
 )
@@ -28,20 +29,23 @@ type Devices interface {
 
 // Options configures a Service. Only SigningKey has no usable zero value.
 type Options struct {
-	SigningKey    SigningKey
-	Issuer        string              // claim iss; default "devicecloud"
-	Now           func() time.Time    // default time.Now
-	NewID         func() string       // ids of people and of token sessions; default UUIDs of version 7
-	NextID        func() int64        // ids of audit rows: the registry's source; default a source of its own
-	Dev           bool                // enables the login provider "dev"
-	Providers     map[string]Provider // by the name that an app gives; none needed
-	AccessTTL     time.Duration       // life of an access token; default 15 minutes
-	Hash          HashParams          // cost of a password hash; default m=19 MiB, t=2, p=1
-	MaxHashes     int                 // password hashes at once; default half the CPUs, so that guessers leave some to devices
-	Sealer        *registry.Sealer    // encrypts shared secrets at rest; nil: stored bare
-	StaffProvider StaffProvider       // where staff may sign in too; nil: by password alone
-	StaffGroups   StaffGroups         // which of its groups makes which role
-	Logger        *slog.Logger        // default slog.Default()
+	SigningKey SigningKey                   // signs, and is published
+	MoreKeys   []SigningKey                 // are published and verify beside it
+	ReloadKeys func() ([]SigningKey, error) // reads all of them anew, the first first; nil: they never change
+	Issuer     string                       // claim iss; default "devicecloud"
+	Now        func() time.Time             // default time.Now
+	NewID      func() string                // ids of people and of token sessions; default UUIDs of version 7
+	NextID     func() int64                 // ids of audit rows: the registry's source; default a source of its own
+	Dev        bool                         // enables the login provider "dev"
+	Providers  map[string]Provider          // by the name that an app gives; none needed
+	AccessTTL  time.Duration                // life of an access token; default 15 minutes
+	Hash       HashParams                   // cost of a password hash; default m=19 MiB, t=2, p=1
+	MaxHashes  int                          // password hashes at once; default half the CPUs, so that guessers leave some to devices
+	Logger     *slog.Logger                 // default slog.Default()
+
+	Sealer        *registry.Sealer // encrypts shared secrets at rest; nil: stored bare
+	StaffProvider StaffProvider    // where staff may sign in too; nil: by password alone
+	StaffGroups   StaffGroups      // which of its groups makes which role
 }
 
 // The audiences of tokens.
@@ -81,19 +85,22 @@ func (o *Options) defaults() {
 
 // Service is the domain of people. It is safe for concurrent use.
 type Service struct {
-	store       Store
-	devices     Devices
-	opts        Options
-	log         *slog.Logger
-	providers   map[string]Provider
-	signer      signer
-	checked     *tokenCache
-	revocation  *revocation
+	store      Store
+	devices    Devices
+	opts       Options
+	log        *slog.Logger
+	providers  map[string]Provider
+	keys       *keyring
+	parser     *jwt.Parser
+	keyProblem string // of Run: the last that was logged
+	checked    *tokenCache
+	revocation *revocation
+	hasher     *hasher
+	lockout    *lockout
+	dummy      PasswordHash // what an unknown address is checked against
+
 	credentials *credentialCache // of service accounts
 	flows       flowSealer       // sign-ins of staff that are under way
-	hasher      *hasher
-	lockout     *lockout
-	dummy       PasswordHash // what an unknown address is checked against
 }
 
 // New makes a Service. It fails without a signing key, and with hash parameters
@@ -106,7 +113,7 @@ func New(store Store, devices Devices, opts Options) (*Service, error) {
 	if err := opts.Hash.check(); err != nil {
 		return nil, err
 	}
-	signer, err := newSigner(opts.SigningKey, opts.Issuer, opts.Now)
+	keys, err := newKeyring(append([]SigningKey{opts.SigningKey}, opts.MoreKeys...), opts.AccessTTL+skew)
 	if err != nil {
 		return nil, err
 	}
@@ -116,8 +123,8 @@ func New(store Store, devices Devices, opts Options) (*Service, error) {
 	}
 	s := &Service{
 		store: store, devices: devices, opts: opts, log: opts.Logger, providers: map[string]Provider{},
-		signer: signer, checked: newTokenCache(), revocation: newRevocation(opts.AccessTTL + skew), credentials: newCredentialCache(), flows: flows,
-		hasher: newHasher(opts.Hash, opts.MaxHashes), lockout: newLockout(),
+		credentials: newCredentialCache(), flows: flows,
+		keys: keys, parser: newParser(opts.Issuer, opts.Now), checked: newTokenCache(), revocation: newRevocation(opts.AccessTTL + skew), hasher: newHasher(opts.Hash, opts.MaxHashes), lockout: newLockout(),
 	}
 	maps.Copy(s.providers, opts.Providers)
 	if opts.Dev {

@@ -24,8 +24,8 @@ const (
 	credentialIDLen = 8
 	// keyPrefix begins every API key: bk_<id>_<secret>.
 	keyPrefix = "bk_"
-	// maxKeys is how many live API keys a service account may have.
-	maxKeys = 20
+	// maxAPIKeys is how many live API keys a service account may have.
+	maxAPIKeys = 20
 	// keepRevoked is how long a revoked credential stays in the lists.
 	keepRevoked = 90 * 24 * time.Hour
 	// useEvery is how exactly the last use of a credential is known.
@@ -173,7 +173,7 @@ func (s *Service) CreateAPIKey(ctx context.Context, a registry.Actor, accountID 
 				live++
 			}
 		}
-		if live >= maxKeys {
+		if live >= maxAPIKeys {
 			return ErrTooManyKeys
 		}
 		id, text, hash := newSecret()
