@@ -120,7 +120,7 @@ func (a *api) jwks(r *request) (answer, error) {
 // meBody is a signed-in person.
 type meBody struct {
 	UserID        string         `json:"user_id"`
-	Kind          string         `json:"kind"` // user, admin, support
+	Kind          string         `json:"kind"` // user, admin, support, service
 	Email         *string        `json:"email"`
 	EmailVerified bool           `json:"email_verified"`
 	Scopes        []string       `json:"scopes"`     // of the token
