@@ -152,7 +152,6 @@ func (s *Service) audit(ctx context.Context, tx Tx, a registry.Actor, event stri
 type Profile struct {
 	Kind          registry.ActorKind // user, admin, support or service
 	ID            string
-	Name          string // of a service account
 	Email         string
 	EmailVerified bool
 	CreatedAt     time.Time

@@ -252,7 +252,7 @@ func (s *Service) forgetCredentials(list ...ServiceCredential) {
 func (s *Service) serviceProfile(ctx context.Context, a registry.Actor) (p Profile, err error) {
 	err = s.store.View(ctx, func(tx Tx) error {
 		account, err := tx.ServiceAccount(ctx, a.ID)
-		p = Profile{Kind: a.Kind, ID: account.ID, Name: account.Name, CreatedAt: account.CreatedAt}
+		p = Profile{Kind: a.Kind, ID: account.ID, CreatedAt: account.CreatedAt}
 		return err
 	})
 	if errors.Is(err, ErrServiceAccountNotFound) {
