@@ -171,7 +171,7 @@ func (r *Registry) RenameDevice(ctx context.Context, a Actor, id, name string) (
 		return OwnedDevice{}, E(Invalid, ErrInvalidRequest.Code, "name must be a text of 1 to 64 printable characters.")
 	}
 	now := r.now()
-	err = r.write(ctx, func(tx Tx) (err error) {
+	err = r.change(ctx, func(tx Tx) (err error) {
 		if d, err = r.access(ctx, tx, a, id, CanConfigure); err != nil {
 			return err
 		}
@@ -179,6 +179,8 @@ func (r *Registry) RenameDevice(ctx context.Context, a Actor, id, name string) (
 			return err
 		}
 		return r.audit(ctx, tx, a, id, "renamed", map[string]any{"name": name})
+	}, func() []*Change {
+		return []*Change{{Kind: ChangeUpdated, DeviceID: id, At: now, Name: name}}
 	})
 	d.Name, d.UpdatedAt = name, now
 	return d, err
@@ -189,8 +191,9 @@ func (r *Registry) RenameDevice(ctx context.Context, a Actor, id, name string) (
 // leaves the share. Sessions of those who lost access stop receiving it at once.
 func (r *Registry) RemoveDevice(ctx context.Context, a Actor, id string) error {
 	var lost []string
-	err := r.write(ctx, func(tx Tx) error {
-		lost = nil
+	released := false
+	err := r.change(ctx, func(tx Tx) error {
+		lost, released = nil, false
 		d, err := r.access(ctx, tx, a, id, CanLeave)
 		if err != nil {
 			return err
@@ -202,6 +205,7 @@ func (r *Registry) RemoveDevice(ctx context.Context, a Actor, id string) error {
 			}
 			return r.audit(ctx, tx, a, id, "share_left", map[string]any{"user_id": a.ID, "role": string(d.Role)})
 		}
+		released = true
 		if lost, err = tx.DeleteOwnerships(ctx, d.No); err != nil {
 			return err
 		}
@@ -209,12 +213,18 @@ func (r *Registry) RemoveDevice(ctx context.Context, a Actor, id string) error {
 			return err
 		}
 		return r.audit(ctx, tx, a, id, "released", map[string]any{"user_ids": lost})
-	})
+	}, func() []*Change { return []*Change{r.releasedChange(id, lost, !released)} })
 	if err != nil {
 		return err
 	}
 	for _, user := range lost {
-		r.courier.AccessChanged(user)
+		r.AccessChanged(user)
 	}
 	return nil
+}
+
+// releasedChange tells people that they have lost a device; private: the others
+// keep it.
+func (r *Registry) releasedChange(deviceID string, lost []string, private bool) *Change {
+	return &Change{Kind: ChangeReleased, DeviceID: deviceID, At: r.now(), users: lost, private: private}
 }
