@@ -1,0 +1,26 @@
+package sqlstore
+
+import (
+	"context"
+	"time"
+)
+
+// EraseUser implements account.UserTx. An order line without e-mail counts as linked,
+// so that it can never be somebody else's purchase.
+func (t *tx) EraseUser(ctx context.Context, userID, email string, now time.Time) error {
+	for _, s := range []struct {
+		query string
+		args  []any
+	}{
+		{`UPDATE orders SET user_email = '', linked_user_id = NULL, linked_at = coalesce(linked_at, $3)
+			WHERE linked_user_id = $1 OR (user_email = $2 AND $2 <> '' AND linked_user_id IS NULL)`, []any{userID, email, micros(now)}},
+		{`DELETE FROM magic_links WHERE email = $1 AND $1 <> ''`, []any{email}},
+		{`UPDATE device_audit SET ip = NULL, user_agent = NULL WHERE actor = $1`, []any{"user:" + userID}},
+		{`DELETE FROM users WHERE user_id = $1`, []any{userID}}, // with identities and ownerships
+	} {
+		if _, err := t.exec(ctx, s.query, s.args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
