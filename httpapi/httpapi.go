@@ -34,6 +34,7 @@ type Options struct {
 	Registerer     prometheus.Registerer // nil: no metrics
 	Now            func() time.Time      // default time.Now
 	NewID          func() string         // request ids; default UUIDs of version 7
+	Heartbeat      time.Duration         // of event streams; default 15 s
 	TrustedProxies []netip.Prefix        // whose X-Forwarded-For and X-Forwarded-Proto count
 	Requests       Rate                  // of every route, for each address; loopback is exempt
 	Logins         Rate                  // of the login routes, for each address; loopback is exempt
@@ -45,6 +46,9 @@ func (o *Options) defaults() {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Heartbeat <= 0 {
+		o.Heartbeat = 15 * time.Second
 	}
 	if o.NewID == nil {
 		o.NewID = func() string { return uuid.Must(uuid.NewV7()).String() }

@@ -43,6 +43,9 @@ type answer struct {
 	body   any
 }
 
+// answered says that the endpoint has written its own answer.
+func answered() (answer, error) { return answer{}, nil }
+
 func ok(body any) (answer, error) { return answer{http.StatusOK, body}, nil }
 
 // handle wraps an endpoint with the question who asks.
@@ -58,7 +61,9 @@ func (a *api) handle(rt route) http.HandlerFunc {
 			a.fail(w, r, err)
 			return
 		}
-		a.write(w, r, ans)
+		if ans.status != 0 {
+			a.write(w, r, ans)
+		}
 	}
 }
 
@@ -73,7 +78,7 @@ func (a *api) identify(r *http.Request, audience who) (registry.Actor, error) {
 			return actor, account.ErrInvalidToken
 		}
 		var err error
-		if actor, _, err = a.Accounts.ActorByToken(r.Context(), token); err != nil {
+		if actor, x.expires, err = a.Accounts.ActorByToken(r.Context(), token); err != nil {
 			return actor, err
 		}
 		x.actor = actor.String()

@@ -43,6 +43,7 @@ func (a *api) routes() []route {
 		{post, "/admin/auth/login", anybody, a.adminLogin},
 		{get, "/api/me", person, a.me},
 
+		{get, pathStream, person, a.streamEvents},
 		{get, "/api/devices", person, a.listDevices},
 		{get, "/api/devices/{id}", person, a.getDevice},
 		{patch, "/api/devices/{id}", person, a.renameDevice},
@@ -78,8 +79,9 @@ func (a *api) documents() map[string][]byte {
 }
 
 const (
-	pathMQTT = "/mqtt"
-	alias    = "/api/v1/"
+	pathMQTT   = "/mqtt"
+	pathStream = "/api/events/stream"
+	alias      = "/api/v1/"
 )
 
 // mount puts the tables into the router.

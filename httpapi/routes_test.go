@@ -92,6 +92,7 @@ var access = map[string]refusal{
 	"GET /openapi.yaml":                    {want: "200 200 200 200 200 200 200"},
 	"GET /asyncapi.yaml":                   {want: "200 200 200 200 200 200 200"},
 	"GET /api/me":                          {want: "401 200 200 200 200 200 200"},
+	"GET /api/events/stream":               {want: "401 200 200 200 200 200 200"},
 	"GET /api/devices":                     {want: "401 200 200 200 200 200 200"},
 	"GET /api/devices/{id}":                {want: "401 404 200 200 200 200 200"},
 	"GET /api/devices/{id}/connections":    {want: "401 404 200 200 200 200 200"},

@@ -23,6 +23,7 @@ type exchange struct {
 	secure  bool       // the client speaks TLS
 	route   string     // of routes.go; "" when nothing matched
 	actor   string     // for the log
+	expires time.Time  // of the actor's token
 }
 
 type exchangeKey struct{}

@@ -280,9 +280,10 @@ type Listener struct {
 	// under feed.mu
 	readable map[string]struct{}
 	queue    []*Change
-	backlog  int  // of queue, what had been missed before the listener came
-	stale    bool // readable must be read again first
-	fresh    bool // a snapshot comes first
+	backlog  int      // of queue, what had been missed before the listener came
+	stale    bool     // readable must be read again first
+	fresh    bool     // a snapshot comes first
+	gained   []string // devices that were claimed while the listener was away
 	err      error
 }
 
@@ -362,6 +363,7 @@ func (l *Listener) begin(readable map[string]struct{}, after string) {
 		if c.Kind == ChangeClaimed && slices.Contains(c.users, l.actor.ID) {
 			// What the device did before it was this person's is not for them.
 			l.queue = slices.DeleteFunc(l.queue, func(before *Change) bool { return before.DeviceID == c.DeviceID })
+			l.gained = append(l.gained, c.DeviceID)
 		}
 		l.queue = append(l.queue, c)
 	}
@@ -474,7 +476,8 @@ func (l *Listener) Take(ctx context.Context) (Update, error) {
 	f := l.feed
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var gained []string
+	gained := l.gained
+	l.gained = nil
 	for l.stale && l.err == nil {
 		l.stale = false
 		f.mu.Unlock()

@@ -340,7 +340,7 @@ func TestAListenerResumes(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		wantWords(t, spell(u), "device.claimed "+other.id, "device.provisioned "+other.id, "device.state "+other.id)
+		wantWords(t, spell(u), "+"+other.id, "device.claimed "+other.id, "device.provisioned "+other.id, "device.state "+other.id)
 	})
 }
 

@@ -206,6 +206,7 @@ func (a *App) drain(servers []*server) error {
 	began := time.Now()
 	a.draining.Store(true)
 	a.log.Info("shutting down")
+	a.registry.CloseFeed() // no stream holds up the end
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	err := a.broker.Shutdown(ctx)
 	cancel()
