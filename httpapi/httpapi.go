@@ -35,6 +35,7 @@ type Options struct {
 	Now            func() time.Time      // default time.Now
 	NewID          func() string         // request ids; default UUIDs of version 7
 	Heartbeat      time.Duration         // of event streams; default 15 s
+	Patience       time.Duration         // with a client that takes nothing of its event stream; default 10 s
 	TrustedProxies []netip.Prefix        // whose X-Forwarded-For and X-Forwarded-Proto count
 	Requests       Rate                  // of every route, for each address; loopback is exempt
 	Logins         Rate                  // of the login routes, for each address; loopback is exempt
@@ -49,6 +50,9 @@ func (o *Options) defaults() {
 	}
 	if o.Heartbeat <= 0 {
 		o.Heartbeat = 15 * time.Second
+	}
+	if o.Patience <= 0 {
+		o.Patience = 10 * time.Second
 	}
 	if o.NewID == nil {
 		o.NewID = func() string { return uuid.Must(uuid.NewV7()).String() }

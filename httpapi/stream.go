@@ -17,8 +17,6 @@ import (
 )
 
 const (
-	// streamPatience is how long one write may take before the client is given up.
-	streamPatience = 10 * time.Second
 	// streamEnd is what is left to a write when its stream must end.
 	streamEnd = 500 * time.Millisecond
 	// streamRetry is when a client comes back after its stream ended: spread, so that a
@@ -157,7 +155,7 @@ func (a *api) streamEvents(r *request) (answer, error) {
 	defer l.Close()
 	defer a.metrics.stream()()
 
-	s := newStream(r.w)
+	s := newStream(r.w, a.opts.Patience)
 	defer s.close()
 	defer context.AfterFunc(ctx, s.cut)()
 	if r.Method == http.MethodHead {
@@ -191,19 +189,17 @@ func (a *api) streamEvents(r *request) (answer, error) {
 
 // stream writes events to one client.
 type stream struct {
-	w   http.ResponseWriter
-	rc  *http.ResponseController
-	buf bytes.Buffer // what send sends
+	w        http.ResponseWriter
+	rc       *http.ResponseController
+	patience time.Duration
+	buf      bytes.Buffer // what send sends
 
 	mu   sync.Mutex
 	over bool
 }
 
-// newStream sends the headers. The server's limit for reading a request ends here,
-// or it would end the stream; HTTP/1.1 needs it for nothing but a body.
-func newStream(w http.ResponseWriter) *stream {
-	s := &stream{w: w, rc: http.NewResponseController(w)}
-	_ = s.rc.SetReadDeadline(time.Time{}) // fails on writers without a connection
+func newStream(w http.ResponseWriter, patience time.Duration) *stream {
+	s := &stream{w: w, rc: http.NewResponseController(w), patience: patience}
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
 	h.Set("Cache-Control", "no-store, no-transform")
@@ -254,19 +250,26 @@ func (s *stream) place(id string) {
 
 // send writes what has been put together.
 func (s *stream) send() error {
-	s.mu.Lock()
-	if s.over {
-		s.mu.Unlock()
+	if !s.limit(time.Now().Add(s.patience)) {
 		return errStreamCut
 	}
-	_ = s.rc.SetWriteDeadline(time.Now().Add(streamPatience)) // fails on writers without a connection
-	s.mu.Unlock()
 	_, err := s.w.Write(s.buf.Bytes())
 	s.buf.Reset()
-	if err != nil {
-		return err
+	if err == nil {
+		err = s.rc.Flush()
 	}
-	return s.rc.Flush()
+	s.limit(time.Time{}) // over HTTP/2, a limit that passes ends the stream though nothing is written
+	return err
+}
+
+// limit bounds the writes from here on, unless cut has done so.
+func (s *stream) limit(until time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.over {
+		_ = s.rc.SetWriteDeadline(until) // fails on writers without a connection
+	}
+	return !s.over
 }
 
 // cut gives a write that is under way a moment to end, and allows no other.
