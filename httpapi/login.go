@@ -32,16 +32,6 @@ func newTokenBody(t account.Tokens, u loginUser) tokenBody {
 	}
 }
 
-func (a *api) limitLogins(r *request) error {
-	wait := a.logins.wait(exchangeOf(r.Request).address, a.opts.Now())
-	if wait == 0 {
-		return nil
-	}
-	limited := *account.ErrRateLimited
-	limited.RetryAfter = wait
-	return &limited
-}
-
 // login lets a person in by a provider's token.
 func (a *api) login(r *request) (answer, error) {
 	var in struct {
@@ -55,7 +45,7 @@ func (a *api) login(r *request) (answer, error) {
 			Name      string `json:"name"`
 		} `json:"device"`
 	}
-	if err := a.limitLogins(r); err != nil {
+	if err := a.limits.login(exchangeOf(r.Request).address); err != nil {
 		return answer{}, err
 	}
 	err := r.decode(&in, maxLogin)
@@ -63,6 +53,9 @@ func (a *api) login(r *request) (answer, error) {
 		return answer{}, invalid("The body is larger than 16 KiB.")
 	}
 	if err != nil {
+		return answer{}, err
+	}
+	if err := a.limits.install(in.Device.InstallID); err != nil {
 		return answer{}, err
 	}
 	if in.Device.Platform == "miniapp" {
@@ -84,7 +77,7 @@ func (a *api) adminLogin(r *request) (answer, error) {
 		Email    string `json:"email"`
 		Password string `json:"password"`
 	}
-	if err := a.limitLogins(r); err != nil {
+	if err := a.limits.login(exchangeOf(r.Request).address); err != nil {
 		return answer{}, err
 	}
 	if err := r.decode(&in, maxLogin); err != nil {

@@ -56,6 +56,12 @@ func (a *api) handle(rt route) http.HandlerFunc {
 			a.fail(w, r, err)
 			return
 		}
+		if rt.who != anybody {
+			if err := a.limits.user(actor); err != nil {
+				a.fail(w, r, err)
+				return
+			}
+		}
 		ans, err := rt.serve(&request{Request: r, w: w, actor: actor})
 		if err != nil {
 			a.fail(w, r, err)
@@ -141,6 +147,29 @@ func (r *request) deviceID() (string, error) {
 		return "", registry.ErrDeviceNotFound
 	}
 	return id, nil
+}
+
+// changes is deviceID for a change that the actor may make by the capability, and
+// charges it to the device.
+func (a *api) changes(r *request, c registry.Capability) (string, error) {
+	id, err := r.deviceID()
+	if err != nil {
+		return "", err
+	}
+	// Before the body too: a stranger learns nothing of it.
+	if _, err := a.Registry.Access(r.Context(), r.actor, id, c); err != nil {
+		return "", err
+	}
+	return id, a.limits.device(id)
+}
+
+// manages is changes for the routes that only staff have, whatever the device.
+func (a *api) manages(r *request) (string, error) {
+	id, err := r.deviceID()
+	if err != nil {
+		return "", err
+	}
+	return id, a.limits.device(id)
 }
 
 // body reads the whole body when it is of the media type and at most limit bytes.

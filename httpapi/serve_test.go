@@ -189,7 +189,7 @@ func TestLogins(t *testing.T) {
 
 func TestRateLimit(t *testing.T) {
 	w := newWorld(t, func(_ *httpapi.Deps, o *httpapi.Options) {
-		o.Requests = httpapi.Rate{PerSecond: 1, Burst: 3}
+		o.Limits.RequestsPerAddress = httpapi.Rate{PerSecond: 1, Burst: 3}
 		o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	})
 	exhaust := func(t *testing.T, c call) {
@@ -246,7 +246,9 @@ func TestRateLimit(t *testing.T) {
 }
 
 func TestLoginRate(t *testing.T) {
-	w := newWorld(t, func(_ *httpapi.Deps, o *httpapi.Options) { o.Logins = httpapi.Rate{PerSecond: 0.1, Burst: 2} })
+	w := newWorld(t, func(_ *httpapi.Deps, o *httpapi.Options) {
+		o.Limits.LoginsPerAddress = httpapi.Rate{PerSecond: 0.1, Burst: 2}
+	})
 	c := call{method: "POST", path: "/api/auth/app-token", body: `{"provider":"dev","id_token":"a@example.com"}`}
 	w.do(t, c).want(t, 200, "")
 	w.do(t, c).want(t, 200, "")

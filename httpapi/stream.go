@@ -198,6 +198,7 @@ type stream struct {
 	over bool
 }
 
+// newStream sends the headers of a stream.
 func newStream(w http.ResponseWriter, patience time.Duration) *stream {
 	s := &stream{w: w, rc: http.NewResponseController(w), patience: patience}
 	h := w.Header()

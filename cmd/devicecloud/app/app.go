@@ -116,7 +116,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
-			Requests: httpRate(c.HTTPRatePerAddress), Logins: httpRate(c.LimitLoginsPerAddress),
+			Limits: c.httpLimits(),
 		})
 	return a, nil
 }
