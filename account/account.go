@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 	"github.com/opticworks/devicecloud/registry"
 )
@@ -28,17 +29,19 @@ type Devices interface {
 
 // Options configures a Service. Only SigningKey has no usable zero value.
 type Options struct {
-	SigningKey SigningKey
-	Issuer     string              // claim iss; default "devicecloud"
-	Now        func() time.Time    // default time.Now
-	NewID      func() string       // ids of people and of token sessions; default UUIDs of version 7
-	NextID     func() int64        // ids of audit rows: the registry's source; default a source of its own
-	Dev        bool                // enables the login provider "dev"
-	Providers  map[string]Provider // by the name that an app gives; none needed
-	AccessTTL  time.Duration       // life of an access token; default 15 minutes
-	Hash       HashParams          // cost of a password hash; default m=19 MiB, t=2, p=1
-	MaxHashes  int                 // password hashes at once; default half the CPUs, so that guessers leave some to devices
-	Logger     *slog.Logger        // default slog.Default()
+	SigningKey SigningKey                   // signs, and is published
+	MoreKeys   []SigningKey                 // are published and verify beside it
+	ReloadKeys func() ([]SigningKey, error) // reads all of them anew, the first first; nil: they never change
+	Issuer     string                       // claim iss; default "devicecloud"
+	Now        func() time.Time             // default time.Now
+	NewID      func() string                // ids of people and of token sessions; default UUIDs of version 7
+	NextID     func() int64                 // ids of audit rows: the registry's source; default a source of its own
+	Dev        bool                         // enables the login provider "dev"
+	Providers  map[string]Provider          // by the name that an app gives; none needed
+	AccessTTL  time.Duration                // life of an access token; default 15 minutes
+	Hash       HashParams                   // cost of a password hash; default m=19 MiB, t=2, p=1
+	MaxHashes  int                          // password hashes at once; default half the CPUs, so that guessers leave some to devices
+	Logger     *slog.Logger                 // default slog.Default()
 }
 
 // The audiences of tokens.
@@ -83,7 +86,9 @@ type Service struct {
 	opts       Options
 	log        *slog.Logger
 	providers  map[string]Provider
-	signer     signer
+	keys       *keyring
+	parser     *jwt.Parser
+	keyProblem string // of Run: the last that was logged
 	checked    *tokenCache
 	revocation *revocation
 	hasher     *hasher
@@ -101,13 +106,13 @@ func New(store Store, devices Devices, opts Options) (*Service, error) {
 	if err := opts.Hash.check(); err != nil {
 		return nil, err
 	}
-	signer, err := newSigner(opts.SigningKey, opts.Issuer, opts.Now)
+	keys, err := newKeyring(append([]SigningKey{opts.SigningKey}, opts.MoreKeys...), opts.AccessTTL+skew)
 	if err != nil {
 		return nil, err
 	}
 	s := &Service{
 		store: store, devices: devices, opts: opts, log: opts.Logger, providers: map[string]Provider{},
-		signer: signer, checked: newTokenCache(), revocation: newRevocation(opts.AccessTTL + skew), hasher: newHasher(opts.Hash, opts.MaxHashes), lockout: newLockout(),
+		keys: keys, parser: newParser(opts.Issuer, opts.Now), checked: newTokenCache(), revocation: newRevocation(opts.AccessTTL + skew), hasher: newHasher(opts.Hash, opts.MaxHashes), lockout: newLockout(),
 	}
 	maps.Copy(s.providers, opts.Providers)
 	if opts.Dev {

@@ -12,8 +12,9 @@ func (t *tx) EraseUser(ctx context.Context, userID, email string, now time.Time)
 		query string
 		args  []any
 	}{
-		{`UPDATE orders SET user_email = '', linked_user_id = NULL, linked_at = coalesce(linked_at, $3)
-			WHERE linked_user_id = $1 OR (user_email = $2 AND $2 <> '' AND linked_user_id IS NULL)`, []any{userID, email, micros(now)}},
+		{`UPDATE orders SET user_email = '', linked_at = coalesce(linked_at, $3),
+				linked_user_id = CASE WHEN linked_user_id = $1 THEN NULL ELSE linked_user_id END
+			WHERE linked_user_id = $1 OR (user_email = $2 AND $2 <> '')`, []any{userID, email, micros(now)}},
 		{`DELETE FROM magic_links WHERE email = $1 AND $1 <> ''`, []any{email}},
 		{`UPDATE device_audit SET ip = NULL, user_agent = NULL WHERE actor = $1`, []any{"user:" + userID}},
 		{`DELETE FROM users WHERE user_id = $1`, []any{userID}}, // with identities and ownerships
