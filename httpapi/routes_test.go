@@ -98,6 +98,7 @@ var access = map[string]refusal{
 	"GET /openapi.yaml":                    {want: "200 200 200 200 200 200 200"},
 	"GET /asyncapi.yaml":                   {want: "200 200 200 200 200 200 200"},
 	"GET /api/me":                          {want: "401 200 200 200 200 200 200"},
+	"GET /api/events/stream":               {want: "401 200 200 200 200 200 200"},
 	"DELETE /api/me":                       {want: "401 200 200 200 200 403 403"},
 	"GET /api/me/sessions":                 {want: "401 200 200 200 200 200 200"},
 	"DELETE /api/me/sessions":              {want: "401 200 200 200 200 200 200"},

@@ -24,6 +24,7 @@ func (b *Batch) Len() int {
 // reported_at and last_seen. Absent optional fields keep what is stored.
 type StateWrite struct {
 	DeviceNo int64
+	DeviceID string // for listeners; stores go by DeviceNo
 	Epoch    int64
 	At       time.Time
 	State    State
@@ -51,6 +52,9 @@ type ReportWrite struct {
 // a serialisation failure, so it has no side effects but its writes.
 type Work struct {
 	Do func(Tx) error
+	// Changes is what listeners hear of it. It is called on the group commit's writer
+	// after the commit, only when somebody listens, and must not block; nil: nothing.
+	Changes func() []*Change
 
 	Err error // result
 }
@@ -58,6 +62,7 @@ type Work struct {
 // Disconnect ends a connection under its fence: status, reason, history row.
 type Disconnect struct {
 	DeviceNo int64
+	DeviceID string // for listeners; stores go by DeviceNo
 	Epoch    int64
 	At       time.Time
 	LastSeen time.Time
@@ -73,7 +78,8 @@ type Disconnect struct {
 // NodeLost when its boot is over).
 type Claim struct {
 	DeviceNo     int64
-	CredentialID int64 // 0: by a certificate of the device CA, only the device is checked
+	DeviceID     string // for listeners; stores go by DeviceNo
+	CredentialID int64  // 0: by a certificate of the device CA, only the device is checked
 	ConnectionID int64
 	NodeID       string
 	BootID       int64

@@ -138,7 +138,7 @@ func (r *Registry) Connect(ctx context.Context, id Identity, info ConnectInfo) (
 		}
 	}
 	c := &Claim{
-		DeviceNo: id.DeviceNo, CredentialID: id.CredentialID, ConnectionID: r.opts.NextID(), NodeID: r.opts.NodeID,
+		DeviceNo: id.DeviceNo, DeviceID: id.DeviceID, CredentialID: id.CredentialID, ConnectionID: r.opts.NextID(), NodeID: r.opts.NodeID,
 		BootID: r.bootID.Load(), Remote: info.Remote, Protocol: info.Protocol, At: r.now(),
 	}
 	b, err := r.ingest.add(func(b *Batch) { b.Claims = append(b.Claims, c) })
@@ -183,7 +183,7 @@ func (r *Registry) firstSeen(s *Session) {
 // connection took over. It tries again until ctx ends, since presence that stays
 // wrong is worse than one that comes late; the sweep mends what is left.
 func (r *Registry) Disconnect(ctx context.Context, s *Session, reason Reason, lastSeen time.Time) (changed bool, err error) {
-	d := &Disconnect{DeviceNo: s.DeviceNo, Epoch: s.Epoch, At: r.now(), LastSeen: lastSeen.UTC().Truncate(time.Microsecond), Reason: reason}
+	d := &Disconnect{DeviceNo: s.DeviceNo, DeviceID: s.DeviceID, Epoch: s.Epoch, At: r.now(), LastSeen: lastSeen.UTC().Truncate(time.Microsecond), Reason: reason}
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		err = r.disconnect(d)
 		if err == nil || KindOf(err) != Unavailable {
@@ -326,10 +326,21 @@ func (r *Registry) expireUnknown(ctx context.Context) error {
 		return nil
 	}
 	var gone []Live
-	err := r.write(ctx, func(tx Tx) (err error) {
-		gone, err = tx.ExpireUnknown(ctx, r.opts.NodeID, now.Add(-r.opts.OfflineThreshold), now)
-		return err
-	})
+	var changes []*Change
+	err := r.change(ctx, func(tx Tx) (err error) {
+		changes = nil
+		if gone, err = tx.ExpireUnknown(ctx, r.opts.NodeID, now.Add(-r.opts.OfflineThreshold), now); err != nil || !r.feed.active.Load() {
+			return err
+		}
+		for _, g := range gone {
+			d, err := tx.Device(ctx, g.DeviceID)
+			if err != nil {
+				return err
+			}
+			changes = append(changes, statusChange(d.ID, now, d.Presence))
+		}
+		return nil
+	}, func() []*Change { return changes })
 	if err != nil {
 		return err
 	}

@@ -92,6 +92,16 @@ func TestDevModeTurnsLimitsOff(t *testing.T) {
 	if want := (app.Rate{Count: 3, Per: time.Second, Burst: 7}); c.HTTPRatePerAddress != want {
 		t.Errorf("a limit that was asked for is %v, want %v", c.HTTPRatePerAddress, want)
 	}
+	for _, s := range c.Settings() {
+		limit := strings.HasPrefix(s.Name, "LIMIT_") || strings.Contains(s.Name, "_RATE") || strings.HasPrefix(s.Name, "MQTT_MAX_")
+		if limit && (s.DevDefault != "0" || s.Default == "0" || s.Name != "HTTP_RATE_PER_ADDRESS" && s.Value != "0") {
+			t.Errorf("%s has the default %q, in dev mode %q, and is %s", s.Name, s.Default, s.DevDefault, s.Value)
+		}
+	}
+	c, err = load(t, nil, map[string]string{"LIMIT_MAGIC_LINKS_PER_EMAIL": "7/h:3"}, "")
+	if want := (app.Rate{Count: 7, Per: time.Hour, Burst: 3}); err != nil || c.LimitLinksPerEmail != want {
+		t.Errorf("links to an e-mail: %v, %v", c.LimitLinksPerEmail, err)
+	}
 	if c, err = load(t, nil, nil, ""); err != nil || c.LimitStatePerDevice.Count != 1 || c.MQTTAddr != "" {
 		t.Errorf("outside dev: %+v, %v", c, err)
 	}
