@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -13,9 +12,6 @@ import (
 	"github.com/opticworks/devicecloud/account"
 	"github.com/opticworks/devicecloud/topic"
 )
-
-// minAdminPassword is in bytes.
-const minAdminPassword = 12
 
 // Prepare reads the NAME_FILE secrets, fills in what follows from other settings,
 // and refuses what must not be served: all that is wrong, in one error.
@@ -129,30 +125,36 @@ func (c *Config) checkSecrets() error {
 		wrong = append(wrong, errors.New("ADMIN_EMAIL and ADMIN_PASSWORD belong together: one of them is empty"))
 	}
 	if c.AdminPassword != "" {
-		if err := checkPassword(c.AdminPassword.Reveal()); err != nil {
+		if err := weakText(c.AdminPassword.Reveal(), minAdminPassword); err != nil {
 			wrong = append(wrong, fmt.Errorf("ADMIN_PASSWORD %w", err))
 		}
+	}
+	if !c.Dev {
+		wrong = append(wrong, c.checkStrength())
 	}
 	return errors.Join(wrong...)
 }
 
-// checkPassword refuses what is guessed first. The words are those of sample
-// configurations.
-func checkPassword(p string) error {
-	if len(p) < minAdminPassword {
-		return fmt.Errorf("is shorter than %d characters", minAdminPassword)
-	}
-	low := strings.ToLower(p)
-	for _, word := range []string{"changeme", "change-me", "change_me", "password", "administrator", "123456789", "qwertyuiop", "secretsecret"} {
-		rest := strings.ReplaceAll(low, word, "")
-		if len(rest) <= 4 {
-			return errors.New("is one of the passwords that are tried first")
+// checkStrength refuses secrets that are there and would be guessed. Outside of dev
+// mode only: on a loopback address a sample's secret harms nobody.
+func (c *Config) checkStrength() error {
+	var wrong []error
+	for _, s := range []struct {
+		name   string
+		secret Secret
+		weak   func(string) error
+	}{
+		{"DATABASE_URL", c.DatabaseURL, weakURL},
+		{"TOKEN_SIGNING_KEY", Secret(c.signingKeyText()), weakSigningKey},
+	} {
+		if s.secret == "" {
+			continue
+		}
+		if err := s.weak(s.secret.Reveal()); err != nil {
+			wrong = append(wrong, fmt.Errorf("%s %w", s.name, err))
 		}
 	}
-	if strings.Count(p, p[:1]) == len(p) {
-		return errors.New("is one character repeated")
-	}
-	return nil
+	return errors.Join(wrong...)
 }
 
 func (c *Config) checkNumbers() error {
@@ -212,8 +214,8 @@ func (c *Config) encryptionKey() ([]byte, error) {
 	if err != nil || len(key) != 32 {
 		return nil, errors.New("SECRET_ENCRYPTION_KEY must be 32 bytes in base64, for example from `openssl rand -base64 32`")
 	}
-	if bytes.Count(key, key[:1]) == len(key) {
-		return nil, errors.New("SECRET_ENCRYPTION_KEY is one byte repeated: make a random one")
+	if err := weakKey(key); err != nil {
+		return nil, fmt.Errorf("SECRET_ENCRYPTION_KEY %w", err)
 	}
 	return key, nil
 }
@@ -224,5 +226,10 @@ func (c *Config) signingKey() (account.SigningKey, error) {
 	if c.TokenSigningKey == "" && c.Dev {
 		return account.LoadOrCreateSigningKey(filepath.Join(c.DataDir, "token-signing-key.pem"))
 	}
-	return account.ParseSigningKey([]byte(strings.ReplaceAll(c.TokenSigningKey.Reveal(), `\n`, "\n")))
+	return account.ParseSigningKey([]byte(c.signingKeyText()))
+}
+
+// signingKeyText is TOKEN_SIGNING_KEY with its line breaks.
+func (c *Config) signingKeyText() string {
+	return strings.ReplaceAll(c.TokenSigningKey.Reveal(), `\n`, "\n")
 }
