@@ -131,6 +131,9 @@ func (s *Service) parse(token string) (registry.Actor, time.Time, error) {
 		if t.Header["typ"] != tokenType || t.Header["kid"] != s.signer.id {
 			return nil, errors.New("not an access token of this key")
 		}
+		if t.Header["crit"] != nil { // the library does not look; we know no extensions [RFC 7515 4.1.11]
+			return nil, errors.New("a critical header that is unknown")
+		}
 		return s.signer.public, nil
 	})
 	if err != nil {
