@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"log/slog"
+	"maps"
 	"runtime"
 	"time"
 
@@ -13,9 +14,9 @@ import (
 	"github.com/opticworks/devicecloud/registry"
 )
 
-// Orders links what a person bought before they first came; [registry.Registry]
-// implements it.
-type Orders interface {
+// Devices is what the domain of people asks the domain of devices;
+// [registry.Registry] implements it.
+type Devices interface {
 	// LinkOrders links the open order lines of a normalised, verified e-mail to the
 	// person, in the caller's transaction.
 	LinkOrders(ctx context.Context, tx registry.Tx, userID, email string) (linked int, err error)
@@ -24,15 +25,16 @@ type Orders interface {
 // Options configures a Service. Only SigningKey has no usable zero value.
 type Options struct {
 	SigningKey SigningKey
-	Issuer     string           // claim iss; default "devicecloud"
-	Now        func() time.Time // default time.Now
-	NewID      func() string    // ids of people and of token sessions; default UUIDs of version 7
-	NextID     func() int64     // ids of audit rows: the registry's source; default a source of its own
-	Dev        bool             // enables the login provider "dev"
-	AccessTTL  time.Duration    // life of an access token; default 15 minutes, for people 12 hours when Dev
-	Hash       HashParams       // cost of a password hash; default m=19 MiB, t=2, p=1
-	MaxHashes  int              // password hashes at once; default half the CPUs, so that guessers leave some to devices
-	Logger     *slog.Logger     // default slog.Default()
+	Issuer     string              // claim iss; default "devicecloud"
+	Now        func() time.Time    // default time.Now
+	NewID      func() string       // ids of people and of token sessions; default UUIDs of version 7
+	NextID     func() int64        // ids of audit rows: the registry's source; default a source of its own
+	Dev        bool                // enables the login provider "dev"
+	Providers  map[string]Provider // by the name that an app gives; none needed
+	AccessTTL  time.Duration       // life of an access token; default 15 minutes
+	Hash       HashParams          // cost of a password hash; default m=19 MiB, t=2, p=1
+	MaxHashes  int                 // password hashes at once; default half the CPUs, so that guessers leave some to devices
+	Logger     *slog.Logger        // default slog.Default()
 }
 
 // The audiences of tokens.
@@ -41,12 +43,7 @@ const (
 	AudienceAdmin = "admin" // platform staff
 )
 
-const (
-	defaultAccessTTL = 15 * time.Minute
-	// devAccessTTL is how long a token of the dev provider lives: there is no
-	// refreshing yet, and an afternoon's work should not end in 401.
-	devAccessTTL = 12 * time.Hour
-)
+const defaultAccessTTL = 15 * time.Minute // [contracts C.3]
 
 func (o *Options) defaults() {
 	if o.Issuer == "" {
@@ -61,6 +58,9 @@ func (o *Options) defaults() {
 	if o.NextID == nil {
 		o.NextID = registry.NewIDSource(o.Now)
 	}
+	if o.AccessTTL <= 0 {
+		o.AccessTTL = defaultAccessTTL
+	}
 	if o.Hash == (HashParams{}) {
 		o.Hash = HashParams{MemoryKiB: 19 << 10, Passes: 2, Lanes: 1}
 	}
@@ -74,21 +74,22 @@ func (o *Options) defaults() {
 
 // Service is the domain of people. It is safe for concurrent use.
 type Service struct {
-	store     Store
-	orders    Orders
-	opts      Options
-	log       *slog.Logger
-	providers map[string]provider
-	signer    signer
-	checked   *tokenCache
-	hasher    *hasher
-	lockout   *lockout
-	dummy     PasswordHash // what an unknown address is checked against
+	store      Store
+	devices    Devices
+	opts       Options
+	log        *slog.Logger
+	providers  map[string]Provider
+	signer     signer
+	checked    *tokenCache
+	revocation *revocation
+	hasher     *hasher
+	lockout    *lockout
+	dummy      PasswordHash // what an unknown address is checked against
 }
 
 // New makes a Service. It fails without a signing key, and with hash parameters
 // that argon2 does not take.
-func New(store Store, orders Orders, opts Options) (*Service, error) {
+func New(store Store, devices Devices, opts Options) (*Service, error) {
 	opts.defaults()
 	if opts.SigningKey.key == nil {
 		return nil, errors.New("account: a signing key is needed")
@@ -101,9 +102,10 @@ func New(store Store, orders Orders, opts Options) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		store: store, orders: orders, opts: opts, log: opts.Logger, providers: map[string]provider{},
-		signer: signer, checked: newTokenCache(), hasher: newHasher(opts.Hash, opts.MaxHashes), lockout: newLockout(),
+		store: store, devices: devices, opts: opts, log: opts.Logger, providers: map[string]Provider{},
+		signer: signer, checked: newTokenCache(), revocation: newRevocation(opts.AccessTTL + skew), hasher: newHasher(opts.Hash, opts.MaxHashes), lockout: newLockout(),
 	}
+	maps.Copy(s.providers, opts.Providers)
 	if opts.Dev {
 		s.providers[ProviderDev] = devProvider{}
 	}
@@ -114,16 +116,8 @@ func New(store Store, orders Orders, opts Options) (*Service, error) {
 // now is the time of a write, at the database's resolution of a microsecond.
 func (s *Service) now() time.Time { return s.opts.Now().Truncate(time.Microsecond).UTC() }
 
-// ttl is the life of an access token of an audience.
-func (s *Service) ttl(audience string) time.Duration {
-	switch {
-	case s.opts.AccessTTL > 0:
-		return s.opts.AccessTTL
-	case audience == AudienceApp && s.opts.Dev:
-		return devAccessTTL
-	}
-	return defaultAccessTTL
-}
+// ttl is the life of an access token.
+func (s *Service) ttl() time.Duration { return s.opts.AccessTTL }
 
 // audit writes an audit row in the transaction of the change.
 func (s *Service) audit(ctx context.Context, tx Tx, a registry.Actor, event string, at time.Time, data map[string]any) error {
@@ -182,14 +176,16 @@ func randomText() string {
 
 // The errors of signing in.
 var (
-	ErrMissingFields      = registry.E(registry.Invalid, "missing_fields", "A required field is missing or empty.")
-	ErrInvalidProvider    = registry.E(registry.Invalid, "invalid_provider", "This login provider is unknown or not configured.")
-	ErrInvalidToken       = registry.E(registry.Unauthenticated, "invalid_token", "The token is missing, not valid, or expired.")
-	ErrInvalidCredentials = registry.E(registry.Unauthenticated, "invalid_credentials", "The e-mail address or the password is not valid.")
-	ErrAccountDisabled    = registry.E(registry.Forbidden, "account_disabled", "This account is disabled.")
-	ErrLinkRequired       = registry.E(registry.Conflict, "account_link_required", "This e-mail address already signs in another way.")
-	ErrRateLimited        = registry.E(registry.RateLimited, "RATE_LIMITED", "Too many attempts. Try again later.")
-	ErrInvalidEmail       = registry.E(registry.Invalid, "invalid_email", "This is not an e-mail address.")
-	ErrWeakPassword       = registry.E(registry.Invalid, "weak_password", "A password needs 12 to 256 characters.")
-	ErrInvalidRole        = registry.E(registry.Invalid, "invalid_role", "The role must be admin or support.")
+	ErrMissingFields       = registry.E(registry.Invalid, "missing_fields", "A required field is missing or empty.")
+	ErrInvalidProvider     = registry.E(registry.Invalid, "invalid_provider", "This login provider is unknown or not configured.")
+	ErrInvalidToken        = registry.E(registry.Unauthenticated, "invalid_token", "The token is missing, not valid, or expired.")
+	ErrInvalidCredentials  = registry.E(registry.Unauthenticated, "invalid_credentials", "The e-mail address or the password is not valid.")
+	ErrAccountDisabled     = registry.E(registry.Forbidden, "account_disabled", "This account is disabled.")
+	ErrEmailNotVerified    = registry.E(registry.Forbidden, "email_not_verified", "The provider has not verified this e-mail address.")
+	ErrProviderUnavailable = registry.E(registry.Unavailable, "provider_unavailable", "The login provider does not answer. Try again.")
+	ErrLinkRequired        = registry.E(registry.Conflict, "account_link_required", "This e-mail address already signs in another way.")
+	ErrRateLimited         = registry.E(registry.RateLimited, "RATE_LIMITED", "Too many attempts. Try again later.")
+	ErrInvalidEmail        = registry.E(registry.Invalid, "invalid_email", "This is not an e-mail address.")
+	ErrWeakPassword        = registry.E(registry.Invalid, "weak_password", "A password needs 12 to 256 characters.")
+	ErrInvalidRole         = registry.E(registry.Invalid, "invalid_role", "The role must be admin or support.")
 )

@@ -23,47 +23,42 @@ func (s *Service) AdminLogin(ctx context.Context, email, password string, from r
 	if err != nil {
 		address = "?"
 	}
-	admin, err := s.authenticate(ctx, address, password, from)
-	if err != nil {
-		return Tokens{}, Admin{}, err
-	}
-	tokens, err := s.issue(AudienceAdmin, admin.ID, string(admin.Role), "pwd", staffScopes(admin.Role))
-	if err != nil {
-		return Tokens{}, Admin{}, err
-	}
-	return tokens, admin, nil
+	return s.authenticate(ctx, address, password, from)
 }
+
+const methodPassword = "password"
 
 // authenticate takes a place among the running hashes, charges the try, checks
 // the password and records the outcome. Only a wrong password stays charged.
-func (s *Service) authenticate(ctx context.Context, address, password string, from registry.Actor) (Admin, error) {
+func (s *Service) authenticate(ctx context.Context, address, password string, from registry.Actor) (Tokens, Admin, error) {
 	release, err := s.hasher.acquire(ctx)
 	if err != nil {
-		return Admin{}, err
+		return Tokens{}, Admin{}, err
 	}
 	defer release()
 	wait, lastTry := s.lockout.attempt(address, from.IP, s.opts.Now())
 	if wait > 0 {
 		locked := *ErrRateLimited
 		locked.RetryAfter = wait
-		return Admin{}, &locked
+		return Tokens{}, Admin{}, &locked
 	}
 	a, err := s.check(ctx, address, password)
+	var tokens Tokens
+	if err == nil {
+		tokens, a, err = s.admit(ctx, a, password, from)
+	}
 	switch {
 	case errors.Is(err, ErrInvalidCredentials):
-		if auditErr := s.auditRefusal(ctx, address, a, lastTry, from); auditErr != nil {
-			return Admin{}, auditErr
+		if auditErr := s.auditRefusal(ctx, a, lastTry, from); auditErr != nil {
+			return Tokens{}, Admin{}, auditErr
 		}
-		return Admin{}, err
-	case err == nil:
-		err = s.recordLogin(ctx, a, password, from)
-	}
-	if err != nil {
+		return Tokens{}, Admin{}, err
+	case err != nil:
 		s.lockout.refund(address, from.IP)
-		return Admin{}, err
+		return Tokens{}, Admin{}, err
 	}
 	s.lockout.succeeded(address, from.IP)
-	return a, nil
+	return tokens, a, nil
 }
 
 // check does the same work whatever the outcome. The account is returned with
@@ -92,44 +87,58 @@ func (s *Service) check(ctx context.Context, address, password string) (a Admin,
 	return a, nil
 }
 
-// recordLogin writes the audit row of a login, and a new hash when the parameters
-// have changed since the old one was made. The caller holds a place for hashing.
-func (s *Service) recordLogin(ctx context.Context, a Admin, password string, from registry.Actor) error {
-	hash, err := a.PasswordHash.parse()
+// admit opens the session of a member of staff whose password was right, and writes
+// a new hash when the parameters have changed since the old one was made. Whoever was
+// disabled or got another password meanwhile is ErrInvalidCredentials. The caller
+// holds a place for hashing.
+func (s *Service) admit(ctx context.Context, checked Admin, password string, from registry.Actor) (tokens Tokens, a Admin, err error) {
+	hash, err := checked.PasswordHash.parse()
 	if err != nil {
-		return err
+		return Tokens{}, checked, err
 	}
 	var renewed PasswordHash
 	if hash.params != s.opts.Hash {
 		renewed = s.opts.Hash.hash(password)
 	}
-	from.Kind, from.ID = a.Role.actorKind(), a.ID
-	at := s.now()
-	return s.store.InTx(ctx, func(tx Tx) error {
+	err = s.store.InTx(ctx, func(tx Tx) (err error) {
+		a, err = tx.Admin(ctx, checked.ID)
+		switch {
+		case errors.Is(err, ErrAdminNotFound), err == nil && (!a.DisabledAt.IsZero() || a.PasswordHash != checked.PasswordHash):
+			return ErrInvalidCredentials
+		case err != nil:
+			return err
+		}
 		if renewed != "" {
-			if err := tx.SetAdminPassword(ctx, a.ID, string(renewed), at); err != nil {
+			if err := tx.SetAdminPassword(ctx, a.ID, string(renewed), s.now()); err != nil {
 				return err
 			}
 		}
-		return s.audit(ctx, tx, from, "admin_login", at, nil)
+		tokens, err = s.open(ctx, tx, opening{
+			audience: AudienceAdmin, subject: a.ID, role: string(a.Role), method: methodPassword, scopes: staffScopes(a.Role), from: from,
+		})
+		return err
 	})
+	if err != nil {
+		return Tokens{}, checked, err
+	}
+	return tokens, a, nil
 }
 
 // auditRefusal records a failed try, and the lock that it brought, also when the
-// caller has hung up meanwhile.
-func (s *Service) auditRefusal(ctx context.Context, address string, a Admin, locked bool, from registry.Actor) error {
+// caller has hung up meanwhile. What was typed is not recorded.
+func (s *Service) auditRefusal(ctx context.Context, a Admin, locked bool, from registry.Actor) error {
 	from.Kind, from.ID = "anonymous", ""
 	if a.ID != "" {
 		from.Kind, from.ID = a.Role.actorKind(), a.ID
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), registry.CommitTimeout)
 	defer cancel()
-	data, at := map[string]any{"email": address}, s.now()
+	data, at := map[string]any{"method": methodPassword, "code": ErrInvalidCredentials.Code}, s.now()
 	return s.store.InTx(ctx, func(tx Tx) error {
-		if err := s.audit(ctx, tx, from, "admin_login_failed", at, data); err != nil || !locked {
+		if err := s.audit(ctx, tx, from, "login_failed", at, data); err != nil || !locked {
 			return err
 		}
-		return s.audit(ctx, tx, from, "admin_login_locked", at, data)
+		return s.audit(ctx, tx, from, "account_locked", at, map[string]any{"method": methodPassword})
 	})
 }
 
@@ -213,5 +222,5 @@ func (s *Service) insertAdmin(ctx context.Context, tx Tx, a Admin) error {
 	if err := tx.InsertAdmin(ctx, a); err != nil {
 		return err
 	}
-	return s.audit(ctx, tx, registry.System(), "admin_created", a.CreatedAt, map[string]any{"admin_id": a.ID, "email": a.Email, "role": string(a.Role)})
+	return s.audit(ctx, tx, registry.System(), "staff_created", a.CreatedAt, map[string]any{"admin_id": a.ID, "role": string(a.Role)})
 }

@@ -38,14 +38,14 @@ func TestAdminLogin(t *testing.T) {
 		if err != nil || a.ID != admin.ID {
 			t.Fatal(a, err)
 		}
-		if tokens.ExpiresIn != 15*time.Minute {
-			t.Errorf("an administrator's token lives %v", tokens.ExpiresIn)
+		if tokens.TTL != 15*time.Minute {
+			t.Errorf("an administrator's token lives %v", tokens.TTL)
 		}
 		actor, _, err := w.ActorByToken(ctx, tokens.Access.Reveal())
 		if err != nil || actor.Kind != registry.ActorAdmin || !actor.Has(registry.ScopeConfigWrite) {
 			t.Errorf("%+v, %v", actor, err)
 		}
-		want := map[string]int{"admin_created": 1, "admin_login": 1}
+		want := map[string]int{"staff_created": 1, "login_succeeded": 1}
 		if diff := cmp.Diff(want, w.events(t)); diff != "" {
 			t.Error(diff)
 		}
@@ -150,7 +150,7 @@ func TestLockOut(t *testing.T) {
 		w.admin(t)
 		fail(t, w, adminEmail, "203.0.113.1", 5)
 		locked(t, w, adminEmail, adminPassword, "203.0.113.1", 15*time.Minute)
-		if diff := cmp.Diff(map[string]int{"admin_created": 1, "admin_login_failed": 5, "admin_login_locked": 1}, w.events(t)); diff != "" {
+		if diff := cmp.Diff(map[string]int{"staff_created": 1, "login_failed": 5, "account_locked": 1}, w.events(t)); diff != "" {
 			t.Error(diff)
 		}
 		w.clock.Add(15 * time.Minute)

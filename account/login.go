@@ -2,7 +2,9 @@ package account
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
+	"time"
 
 	"github.com/opticworks/devicecloud/registry"
 )
@@ -13,6 +15,15 @@ type LoginRequest struct {
 	IDToken  string
 	Code     string
 	Nonce    string
+	Device   Device
+}
+
+// proof is the token or the code, and says whether there is one.
+func (r LoginRequest) proof() (text string, ok bool) {
+	if r.IDToken != "" {
+		return r.IDToken, true
+	}
+	return r.Code, r.Code != ""
 }
 
 // Login lets a person in by what a provider says of them, and makes the user at
@@ -20,73 +31,173 @@ type LoginRequest struct {
 // lines of that e-mail, in the same transaction. from says where the request
 // comes from.
 //
-// In this order: ErrMissingFields, ErrInvalidProvider, ErrInvalidToken,
-// ErrAccountDisabled, ErrLinkRequired; and ErrUnavailable. [contracts C.1]
+// In this order: ErrMissingFields, ErrInvalidProvider, registry.ErrInvalidRequest
+// for the device, ErrInvalidToken, ErrEmailNotVerified, ErrLinkRequired,
+// ErrAccountDisabled; and ErrUnavailable. [contracts C.1]
 func (s *Service) Login(ctx context.Context, req LoginRequest, from registry.Actor) (Tokens, User, error) {
-	if req.Provider == "" || req.IDToken == "" && req.Code == "" {
-		return Tokens{}, User{}, ErrMissingFields
-	}
-	p, ok := s.providers[req.Provider]
-	if !ok {
-		return Tokens{}, User{}, ErrInvalidProvider
-	}
-	who, err := p.verify(ctx, req)
+	who, err := s.verify(ctx, req)
 	if err != nil {
-		return Tokens{}, User{}, err
+		return Tokens{}, User{}, s.refuseLogin(ctx, from, req.Provider, err)
 	}
+	var tokens Tokens
 	var u User
-	err = s.store.View(ctx, func(tx Tx) (err error) {
-		u, err = tx.UserByIdentity(ctx, req.Provider, who.subject)
+	err = s.store.InTx(ctx, func(tx Tx) (err error) {
+		if err := s.useOnce(ctx, tx, req, who); err != nil {
+			return err
+		}
+		if u, err = s.person(ctx, tx, req.Provider, who, from); err != nil {
+			return err
+		}
+		tokens, err = s.open(ctx, tx, opening{
+			audience: AudienceApp, subject: u.ID, method: req.Provider, scopes: personScopes(), device: req.Device, from: from,
+		})
 		return err
 	})
-	if errors.Is(err, ErrUserNotFound) {
-		u, err = s.register(ctx, req.Provider, who, from)
-	}
 	if err != nil {
-		return Tokens{}, User{}, err
-	}
-	if !u.DisabledAt.IsZero() {
-		return Tokens{}, User{}, ErrAccountDisabled
-	}
-	scopes := []string{registry.ScopeDeviceRead, registry.ScopeDeviceControl, registry.ScopeDeviceConfigure}
-	tokens, err := s.issue(AudienceApp, u.ID, "", req.Provider, scopes)
-	if err != nil {
-		return Tokens{}, User{}, err
+		return Tokens{}, User{}, s.refuseLogin(ctx, from, req.Provider, err)
 	}
 	return tokens, u, nil
 }
 
-// register makes the user of an identity. Of two first logins at once the slower
-// one gets the faster one's user.
-func (s *Service) register(ctx context.Context, providerName string, who identity, from registry.Actor) (User, error) {
-	fresh := User{ID: s.opts.NewID(), Email: who.email, EmailVerified: who.emailVerified, CreatedAt: s.now()}
-	err := s.store.InTx(ctx, func(tx Tx) error {
-		if err := tx.InsertUser(ctx, fresh); err != nil {
-			return err
-		}
-		if err := tx.InsertIdentity(ctx, providerName, who.subject, fresh.ID, fresh.CreatedAt); err != nil {
-			return err
-		}
-		linked := 0
-		if who.emailVerified && who.email != "" {
-			var err error
-			if linked, err = s.orders.LinkOrders(ctx, tx, fresh.ID, who.email); err != nil {
-				return err
-			}
-		}
-		from.Kind, from.ID = registry.ActorUser, fresh.ID
-		return s.audit(ctx, tx, from, "user_registered", fresh.CreatedAt, map[string]any{"provider": providerName, "orders_linked": linked})
-	})
-	if !errors.Is(err, ErrIdentityTaken) && !errors.Is(err, ErrEmailTaken) {
-		return fresh, err
+// personScopes is what the tokens of people carry.
+func personScopes() []string {
+	return []string{registry.ScopeDeviceRead, registry.ScopeDeviceControl, registry.ScopeDeviceConfigure}
+}
+
+// verify asks the provider of a request.
+func (s *Service) verify(ctx context.Context, req LoginRequest) (Identity, error) {
+	if _, ok := req.proof(); !ok || req.Provider == "" {
+		return Identity{}, ErrMissingFields
 	}
-	var u User
-	viewErr := s.store.View(ctx, func(tx Tx) (err error) {
-		u, err = tx.UserByIdentity(ctx, providerName, who.subject)
-		return err
-	})
-	if errors.Is(viewErr, ErrUserNotFound) { // the e-mail is taken, and not by this identity
+	p, ok := s.providers[req.Provider]
+	if !ok {
+		return Identity{}, ErrInvalidProvider
+	}
+	if err := req.Device.check(); err != nil {
+		return Identity{}, err
+	}
+	who, err := p.Verify(ctx, req)
+	if err != nil {
+		return Identity{}, err
+	}
+	if len(who.Subjects) == 0 || who.Subjects[0] == "" {
+		return Identity{}, ErrInvalidToken.With(errNoSubject)
+	}
+	if who.Email != "" {
+		if who.Email, err = registry.NormalizeEmail(who.Email); err != nil {
+			return Identity{}, ErrInvalidToken.With(err)
+		}
+	}
+	return who, nil
+}
+
+var errNoSubject = errors.New("account: the provider names nobody")
+
+// useOnce makes a provider's token or code work once: of all who show it, one wins.
+// [contracts C.1]
+func (s *Service) useOnce(ctx context.Context, tx Tx, req LoginRequest, who Identity) error {
+	if req.Provider == ProviderDev {
+		return nil
+	}
+	proof, _ := req.proof()
+	sum := sha256.Sum256([]byte(req.Provider + "\x00" + proof))
+	expires := who.Expires
+	if earliest := s.now().Add(skew); expires.Before(earliest) { // a clock that is behind the provider's
+		expires = earliest
+	}
+	fresh, err := tx.UseToken(ctx, sum[:], expires.Truncate(time.Microsecond))
+	if err == nil && !fresh {
+		err = ErrInvalidToken.With(errUsedToken)
+	}
+	return err
+}
+
+var errUsedToken = errors.New("account: the provider's token has been used before")
+
+// person finds the user of an identity, or makes one; a user who is disabled is
+// refused.
+func (s *Service) person(ctx context.Context, tx Tx, provider string, who Identity, from registry.Actor) (User, error) {
+	u, err := userOf(ctx, tx, provider, who)
+	switch {
+	case errors.Is(err, ErrUserNotFound):
+		return s.register(ctx, tx, provider, who, from)
+	case err != nil:
+		return User{}, err
+	case !u.DisabledAt.IsZero():
+		return User{}, ErrAccountDisabled
+	}
+	return u, s.nameAll(ctx, tx, provider, who, u.ID)
+}
+
+// userOf finds the user of an identity by any of its names; ErrUserNotFound.
+func userOf(ctx context.Context, tx Tx, provider string, who Identity) (User, error) {
+	for _, subject := range who.Subjects {
+		u, err := tx.UserByIdentity(ctx, provider, subject)
+		if !errors.Is(err, ErrUserNotFound) {
+			return u, err
+		}
+	}
+	return User{}, ErrUserNotFound
+}
+
+// nameAll writes the names of an identity that are not known yet. A further name
+// that is somebody else's stays theirs: the first that is known has decided.
+func (s *Service) nameAll(ctx context.Context, tx Tx, provider string, who Identity, userID string) error {
+	for _, subject := range who.Subjects {
+		if err := tx.InsertIdentity(ctx, provider, subject, userID, s.now()); err != nil && !errors.Is(err, ErrIdentityTaken) {
+			return err
+		}
+	}
+	return nil
+}
+
+// register makes the user of an identity that nobody has.
+func (s *Service) register(ctx context.Context, tx Tx, provider string, who Identity, from registry.Actor) (User, error) {
+	if who.Email != "" && !who.EmailVerified {
+		return User{}, ErrEmailNotVerified
+	}
+	fresh := User{ID: s.opts.NewID(), Email: who.Email, EmailVerified: who.Email != "", CreatedAt: s.now()}
+	if err := tx.InsertUser(ctx, fresh); errors.Is(err, ErrEmailTaken) {
 		return User{}, ErrLinkRequired.With(err)
+	} else if err != nil {
+		return User{}, err
 	}
-	return u, viewErr
+	if err := s.nameAll(ctx, tx, provider, who, fresh.ID); err != nil {
+		return User{}, err
+	}
+	linked := 0
+	if fresh.EmailVerified {
+		var err error
+		if linked, err = s.devices.LinkOrders(ctx, tx, fresh.ID, fresh.Email); err != nil {
+			return User{}, err
+		}
+	}
+	from.Kind, from.ID = registry.ActorUser, fresh.ID
+	return fresh, s.audit(ctx, tx, from, "user_registered", fresh.CreatedAt, map[string]any{"provider": provider, "orders_linked": linked})
+}
+
+// refuseLogin records a login that was refused, also when the caller has hung up
+// meanwhile, and returns why it was. What was typed is not recorded.
+func (s *Service) refuseLogin(ctx context.Context, from registry.Actor, method string, refused error) error {
+	var e *registry.Error
+	if !errors.As(refused, &e) {
+		return refused
+	}
+	switch e.Kind {
+	case registry.Unauthenticated, registry.Forbidden, registry.Conflict:
+	default:
+		return refused
+	}
+	if from.ID == "" {
+		from.Kind = "anonymous"
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), registry.CommitTimeout)
+	defer cancel()
+	err := s.store.InTx(ctx, func(tx Tx) error {
+		return s.audit(ctx, tx, from, "login_failed", s.now(), map[string]any{"method": method, "code": e.Code})
+	})
+	if err != nil {
+		return err
+	}
+	return refused
 }

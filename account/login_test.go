@@ -21,14 +21,14 @@ func TestLogin(t *testing.T) {
 		if u.Email != "someone@example.com" || !u.EmailVerified || u.ID == "" {
 			t.Errorf("the user is %+v", u)
 		}
-		if tokens.ExpiresIn != 12*time.Hour {
-			t.Errorf("a dev token lives %v", tokens.ExpiresIn)
+		if tokens.TTL != 15*time.Minute {
+			t.Errorf("a dev token lives %v", tokens.TTL)
 		}
 		a, until, err := w.ActorByToken(ctx, tokens.Access.Reveal())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if a.Kind != registry.ActorUser || a.ID != u.ID || a.SessionID == "" || !until.Equal(w.clock.Now().Add(12*time.Hour)) {
+		if a.Kind != registry.ActorUser || a.ID != u.ID || a.SessionID == "" || !until.Equal(w.clock.Now().Add(15*time.Minute)) {
 			t.Errorf("the token is of %+v until %v", a, until)
 		}
 		if diff := cmp.Diff([]string{"device:read", "device:control", "device:configure"}, a.Scopes); diff != "" {

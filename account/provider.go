@@ -2,6 +2,7 @@ package account
 
 import (
 	"context"
+	"time"
 
 	"github.com/opticworks/devicecloud/registry"
 )
@@ -9,31 +10,37 @@ import (
 // ProviderDev believes an e-mail address. It exists only with Options.Dev.
 const ProviderDev = "dev"
 
-// provider vouches for people: it turns what the app got from it into an identity.
-type provider interface {
-	// verify checks the request's token or code. ErrMissingFields when the one that
-	// the provider needs is empty, ErrInvalidToken when it is not good.
-	verify(ctx context.Context, req LoginRequest) (identity, error)
+// Provider vouches for people: it turns what the app got from it into an identity.
+type Provider interface {
+	// Verify checks the request's token or code. Errors: ErrMissingFields when the one
+	// that the provider needs is empty, ErrInvalidToken when it is not good,
+	// ErrAccountDisabled, ErrRateLimited, ErrProviderUnavailable. It may be called for
+	// the same token at once and again: that each signs in once is not its affair.
+	Verify(ctx context.Context, req LoginRequest) (Identity, error)
 }
 
-// identity is who a provider says this is.
-type identity struct {
-	subject       string // stable at the provider; never the e-mail of a real one
-	email         string // normalised; "" when the provider gives none
-	emailVerified bool
+// Identity is who a provider says this is.
+type Identity struct {
+	// Subjects are stable ids at the provider, never an e-mail of a real one. The
+	// first is the key, further ones are other names for it; at least one.
+	Subjects      []string
+	Email         string // "" when the provider gives none
+	EmailVerified bool
+	Expires       time.Time // until when the token or the code could be shown again
 }
 
 // devProvider takes an e-mail address as the token, and counts it as verified, so
-// that a demonstration needs no mail server and no contract with anybody.
+// that a demonstration needs no mail server and no contract with anybody. Its tokens
+// work again and again.
 type devProvider struct{}
 
-func (devProvider) verify(_ context.Context, req LoginRequest) (identity, error) {
+func (devProvider) Verify(_ context.Context, req LoginRequest) (Identity, error) {
 	if req.IDToken == "" {
-		return identity{}, ErrMissingFields
+		return Identity{}, ErrMissingFields
 	}
 	email, err := registry.NormalizeEmail(req.IDToken)
 	if err != nil {
-		return identity{}, ErrInvalidToken.With(err)
+		return Identity{}, ErrInvalidToken.With(err)
 	}
-	return identity{subject: email, email: email, emailVerified: true}, nil
+	return Identity{Subjects: []string{email}, Email: email, EmailVerified: true}, nil
 }

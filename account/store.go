@@ -21,6 +21,7 @@ type Tx interface {
 	registry.Tx
 	UserTx
 	AdminTx
+	SessionTx
 }
 
 // UserTx reads and writes people.
@@ -48,6 +49,65 @@ type AdminTx interface {
 	CountAdmins(ctx context.Context) (int, error)
 	// SetAdminPassword replaces the password hash.
 	SetAdminPassword(ctx context.Context, adminID, hash string, at time.Time) error
+}
+
+// SessionTx reads and writes sessions, and what may be used once.
+type SessionTx interface {
+	// InsertSession writes a session.
+	InsertSession(ctx context.Context, x Session) error
+	// Session reads one session; ErrSessionNotFound.
+	Session(ctx context.Context, sid string) (Session, error)
+	// Sessions lists a subject's live sessions before the given id, "" for the
+	// newest, newest first.
+	Sessions(ctx context.Context, of Subject, now time.Time, before string, limit int) ([]Session, error)
+	// TouchSession records a refresh: when, until when the session lives now, from
+	// where, and its scopes. changed is false when it is revoked.
+	TouchSession(ctx context.Context, x Session) (changed bool, err error)
+	// RevokeSession ends one session of a subject; changed is false when there is no
+	// such session, or it was revoked before.
+	RevokeSession(ctx context.Context, of Subject, sid, reason string, at time.Time) (changed bool, err error)
+	// RevokeSessions ends all of a subject's sessions that are not revoked, but the
+	// one to keep ("" for none), and returns their ids.
+	RevokeSessions(ctx context.Context, of Subject, keep, reason string, at time.Time) (sids []string, err error)
+	// RevokedSessions lists the sessions that were revoked since the given time.
+	RevokedSessions(ctx context.Context, since time.Time) ([]Revoked, error)
+	// ScrubSessions removes from all of a subject's sessions what says where and on
+	// which device they were.
+	ScrubSessions(ctx context.Context, of Subject) error
+	// DeleteSessions deletes at most limit sessions, with their refresh tokens, that
+	// ended for good before the given time; it returns how many.
+	DeleteSessions(ctx context.Context, before time.Time, limit int) (int, error)
+
+	// InsertRefreshToken writes a refresh token of a session, by hash.
+	InsertRefreshToken(ctx context.Context, hash []byte, sid string, at time.Time) error
+	// RefreshToken reads a refresh token by hash; ok is false when there is none.
+	RefreshToken(ctx context.Context, hash []byte) (t RefreshRecord, ok bool, err error)
+	// RetireRefreshToken marks a token as used, only while it is not; changed says
+	// whether it did.
+	RetireRefreshToken(ctx context.Context, hash []byte, at time.Time) (changed bool, err error)
+
+	// UseToken records a provider's token or code as used, by hash; fresh is false
+	// when it was used before.
+	UseToken(ctx context.Context, hash []byte, expires time.Time) (fresh bool, err error)
+	// DeleteUsedTokens deletes at most limit used tokens that expired before the
+	// given time; it returns how many.
+	DeleteUsedTokens(ctx context.Context, before time.Time, limit int) (int, error)
+	// DeleteMagicLinks deletes at most limit mailed links from before the given time;
+	// it returns how many.
+	DeleteMagicLinks(ctx context.Context, before time.Time, limit int) (int, error)
+}
+
+// Revoked is a session that was revoked.
+type Revoked struct {
+	ID        string
+	RevokedAt time.Time
+}
+
+// RefreshRecord is what the database knows of a refresh token.
+type RefreshRecord struct {
+	SessionID string
+	IssuedAt  time.Time
+	RetiredAt time.Time // zero: it has not been used
 }
 
 // User is a person.
@@ -89,8 +149,9 @@ func (PasswordHash) MarshalJSON() ([]byte, error) { return []byte(`"[redacted]"`
 
 // The errors of the domain of people.
 var (
-	ErrUserNotFound  = registry.E(registry.NotFound, "user_not_found", "There is no such person.")
-	ErrAdminNotFound = registry.E(registry.NotFound, "admin_not_found", "There is no such administrator.")
-	ErrEmailTaken    = registry.E(registry.Conflict, "email_taken", "This e-mail address belongs to somebody else.")
-	ErrIdentityTaken = registry.E(registry.Conflict, "identity_taken", "This identity belongs to somebody else.")
+	ErrUserNotFound    = registry.E(registry.NotFound, "user_not_found", "There is no such person.")
+	ErrAdminNotFound   = registry.E(registry.NotFound, "admin_not_found", "There is no such administrator.")
+	ErrSessionNotFound = registry.E(registry.NotFound, "session_not_found", "There is no such session.")
+	ErrEmailTaken      = registry.E(registry.Conflict, "email_taken", "This e-mail address belongs to somebody else.")
+	ErrIdentityTaken   = registry.E(registry.Conflict, "identity_taken", "This identity belongs to somebody else.")
 )

@@ -28,10 +28,12 @@ func (AccessToken) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte("[redacte
 // MarshalText redacts.
 func (AccessToken) MarshalText() ([]byte, error) { return []byte("[redacted]"), nil }
 
-// Tokens is what a login gives.
+// Tokens is what a login or a refresh gives.
 type Tokens struct {
-	Access    AccessToken
-	ExpiresIn time.Duration
+	Access     AccessToken
+	TTL        time.Duration // of Access
+	Refresh    RefreshToken
+	RefreshTTL time.Duration
 }
 
 const (
@@ -46,6 +48,7 @@ const (
 type claims struct {
 	jwt.RegisteredClaims
 	SessionID string   `json:"sid"`
+	AuthTime  int64    `json:"auth_time"`      // when the session began, seconds since 1970
 	Scope     string   `json:"scope"`          // space-separated
 	Methods   []string `json:"amr"`            // how the person proved themselves
 	Role      string   `json:"role,omitempty"` // of staff
@@ -84,27 +87,27 @@ func newSigner(k SigningKey, issuer string, now func() time.Time) (signer, error
 // checks our tokens themselves.
 func (s *Service) JWKS() []byte { return slices.Clone(s.signer.jwks) }
 
-// issue signs an access token.
-func (s *Service) issue(audience, subject, role, method string, scopes []string) (Tokens, error) {
-	now, ttl := s.now(), s.ttl(audience)
+// issue signs an access token of a session; role is "" for people.
+func (s *Service) issue(x Session, role string, now time.Time) (AccessToken, time.Duration, error) {
+	ttl := s.ttl()
 	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims{
 		RegisteredClaims: jwt.RegisteredClaims{
-			Issuer: s.signer.issuer, Subject: subject, Audience: jwt.ClaimStrings{audience}, ID: randomText(),
+			Issuer: s.signer.issuer, Subject: x.Of.ID, Audience: jwt.ClaimStrings{x.Of.Audience}, ID: randomText(),
 			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
 		},
-		SessionID: s.opts.NewID(), Scope: strings.Join(scopes, " "), Methods: []string{method}, Role: role,
+		SessionID: x.ID, AuthTime: x.CreatedAt.Unix(), Scope: strings.Join(x.Scopes, " "), Methods: []string{x.Method}, Role: role,
 	})
 	t.Header["typ"], t.Header["kid"] = tokenType, s.signer.id
 	text, err := t.SignedString(s.signer.key.key())
 	if err != nil {
-		return Tokens{}, fmt.Errorf("account: signing a token: %w", err)
+		return AccessToken{}, 0, fmt.Errorf("account: signing a token: %w", err)
 	}
-	return Tokens{AccessToken{text}, ttl}, nil
+	return AccessToken{text}, ttl, nil
 }
 
 // ActorByToken checks an access token and says whose it is and until when.
-// ErrInvalidToken for anything that is not a live token of ours, with one text
-// for all of it. The actor's RequestID, IP, UserAgent and ClientType are the
+// ErrInvalidToken for anything that is not a live token of ours, or one whose
+// session was ended, with one text for all of it. The actor's RequestID, IP, UserAgent and ClientType are the
 // caller's to fill in, its Scopes are shared and must not be changed. It reads no
 // database.
 func (s *Service) ActorByToken(_ context.Context, token string) (registry.Actor, time.Time, error) {
@@ -112,16 +115,22 @@ func (s *Service) ActorByToken(_ context.Context, token string) (registry.Actor,
 		return registry.Actor{}, time.Time{}, ErrInvalidToken
 	}
 	key := sha256.Sum256([]byte(token))
-	if t, ok := s.checked.get(key, s.opts.Now()); ok {
-		return t.actor, t.until, nil
+	t, ok := s.checked.get(key, s.opts.Now())
+	if !ok {
+		a, until, err := s.parse(token)
+		if err != nil {
+			return registry.Actor{}, time.Time{}, ErrInvalidToken.With(err)
+		}
+		t = checked{a, until}
+		s.checked.add(key, t)
 	}
-	a, until, err := s.parse(token)
-	if err != nil {
-		return registry.Actor{}, time.Time{}, ErrInvalidToken.With(err)
+	if s.revocation.has(t.actor.SessionID) {
+		return registry.Actor{}, time.Time{}, ErrInvalidToken.With(errSessionEnded)
 	}
-	s.checked.add(key, checked{a, until})
-	return a, until, nil
+	return t.actor, t.until, nil
 }
+
+var errSessionEnded = errors.New("account: the token's session has ended")
 
 // parse checks a token; its errors are for the log and never quote the token.
 func (s *Service) parse(token string) (registry.Actor, time.Time, error) {
@@ -157,7 +166,14 @@ func (s *Service) parse(token string) (registry.Actor, time.Time, error) {
 	default:
 		return none, time.Time{}, errors.New("audience and role do not fit")
 	}
-	return a, c.ExpiresAt.Time, nil
+	until := c.ExpiresAt.Time
+	if last := c.IssuedAt.Add(s.ttl()); last.Before(until) { // or a revocation would be forgotten before the token is dead
+		until = last
+	}
+	if !now.Before(until) {
+		return none, time.Time{}, jwt.ErrTokenExpired
+	}
+	return a, until, nil
 }
 
 // sentinelOf keeps which check failed and drops the rest: the library's texts may

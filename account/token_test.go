@@ -152,7 +152,7 @@ func TestActorByToken(t *testing.T) {
 		})
 	}
 	t.Run("it ends when it says", func(t *testing.T) {
-		w.clock.Add(12*time.Hour - time.Second)
+		w.clock.Add(15*time.Minute - time.Second)
 		if _, _, err := w.ActorByToken(ctx, good); err != nil {
 			t.Error(err)
 		}

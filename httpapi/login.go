@@ -10,10 +10,12 @@ import (
 
 // tokenBody is the answer of every login. [contracts C.1]
 type tokenBody struct {
-	AccessToken string    `json:"access_token"`
-	TokenType   string    `json:"token_type"`
-	ExpiresIn   int64     `json:"expires_in"` // seconds
-	User        loginUser `json:"user"`
+	AccessToken      string    `json:"access_token"`
+	TokenType        string    `json:"token_type"`
+	ExpiresIn        int64     `json:"expires_in"` // seconds
+	RefreshToken     string    `json:"refresh_token"`
+	RefreshExpiresIn int64     `json:"refresh_expires_in"` // seconds
+	User             loginUser `json:"user"`
 }
 
 type loginUser struct {
@@ -24,7 +26,10 @@ type loginUser struct {
 }
 
 func newTokenBody(t account.Tokens, u loginUser) tokenBody {
-	return tokenBody{AccessToken: t.Access.Reveal(), TokenType: "Bearer", ExpiresIn: int64(t.ExpiresIn / time.Second), User: u}
+	return tokenBody{
+		AccessToken: t.Access.Reveal(), TokenType: "Bearer", ExpiresIn: int64(t.TTL / time.Second),
+		RefreshToken: t.Refresh.Reveal(), RefreshExpiresIn: int64(t.RefreshTTL / time.Second), User: u,
+	}
 }
 
 func (a *api) limitLogins(r *request) error {
@@ -63,7 +68,10 @@ func (a *api) login(r *request) (answer, error) {
 	if in.Device.Platform == "miniapp" {
 		r.actor.ClientType = in.Device.Platform
 	}
-	tokens, u, err := a.Accounts.Login(r.Context(), account.LoginRequest{Provider: in.Provider, IDToken: in.IDToken, Code: in.Code, Nonce: in.Nonce}, r.actor)
+	tokens, u, err := a.Accounts.Login(r.Context(), account.LoginRequest{
+		Provider: in.Provider, IDToken: in.IDToken, Code: in.Code, Nonce: in.Nonce,
+		Device: account.Device{InstallID: in.Device.InstallID, Platform: in.Device.Platform, Name: in.Device.Name},
+	}, r.actor)
 	if err != nil {
 		return answer{}, err
 	}

@@ -138,7 +138,7 @@ func TestLogins(t *testing.T) {
 	w.staff(t)
 	t.Run("a login answers what the contract says", func(t *testing.T) {
 		got := w.do(t, call{method: "POST", path: "/api/v1/auth/app-token", body: `{"provider":"dev","id_token":"A@example.com","device":{"platform":"miniapp"}}`}).want(t, 200, "")
-		if got.at("token_type") != "Bearer" || got.at("expires_in") != 43200.0 || got.at("user", "email") != "a@example.com" || got.at("user", "email_verified") != true {
+		if got.at("token_type") != "Bearer" || got.at("expires_in") != 900.0 || got.at("user", "email") != "a@example.com" || got.at("user", "email_verified") != true {
 			t.Errorf("got %s", got.raw)
 		}
 		if got.header.Get("Cache-Control") != "no-store" {

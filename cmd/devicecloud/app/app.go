@@ -154,6 +154,9 @@ func (a *App) Run(ctx context.Context) error {
 	if err := a.registry.Boot(ctx); err != nil {
 		return err
 	}
+	if err := a.accounts.Boot(ctx); err != nil { // who has signed out stays signed out
+		return err
+	}
 	servers, err := a.listen()
 	if err != nil {
 		return err

@@ -1,0 +1,120 @@
+package account
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opticworks/devicecloud/registry"
+)
+
+// revocation is what makes a sign-out work at once although checking a token reads
+// no database: the ids of sessions that were ended while tokens of theirs may still
+// be alive, and who wants to be told.
+type revocation struct {
+	keep time.Duration // how long an id is kept: the life of an access token and the skew
+
+	mu        sync.Mutex
+	gone      map[string]time.Time // session id -> until when it is kept
+	followers map[string]map[*follower]struct{}
+	calls     sync.WaitGroup
+}
+
+// follower is one call of Follow.
+type follower struct {
+	keys  []string
+	ended func() // called once
+}
+
+func newRevocation(keep time.Duration) *revocation {
+	return &revocation{keep: keep, gone: map[string]time.Time{}, followers: map[string]map[*follower]struct{}{}}
+}
+
+// has reports whether a session has been ended.
+func (r *revocation) has(sid string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, ok := r.gone[sid]
+	return ok
+}
+
+// add records sessions that ended at the given time, and tells who follows them.
+func (r *revocation) add(at time.Time, keys ...string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, k := range keys {
+		r.gone[k] = at.Add(r.keep)
+		for f := range r.followers[k] {
+			r.drop(f)
+			r.calls.Go(f.ended)
+		}
+	}
+}
+
+// drop is called with mu held.
+func (r *revocation) drop(f *follower) {
+	for _, k := range f.keys {
+		delete(r.followers[k], f)
+		if len(r.followers[k]) == 0 {
+			delete(r.followers, k)
+		}
+	}
+}
+
+// forget drops the ids whose last token is dead.
+func (r *revocation) forget(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, until := range r.gone {
+		if now.After(until) {
+			delete(r.gone, k)
+		}
+	}
+}
+
+func (r *revocation) follow(keys []string, ended func()) (stop func()) {
+	f := &follower{keys, ended}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if slices.ContainsFunc(keys, func(k string) bool { _, ok := r.gone[k]; return ok }) {
+		r.calls.Go(ended)
+		return func() {}
+	}
+	for _, k := range keys {
+		if r.followers[k] == nil {
+			r.followers[k] = map[*follower]struct{}{}
+		}
+		r.followers[k][f] = struct{}{}
+	}
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.drop(f)
+	}
+}
+
+// Follow calls ended once, on a goroutine of its own, when the actor's session is
+// revoked, or the account behind it disabled or erased; at once if it already is.
+// The expiry of the actor's token is the caller's own timer. ended may block; stop
+// gives the place back, and ended may still be running when it returns.
+func (s *Service) Follow(a registry.Actor, ended func()) (stop func()) {
+	return s.revocation.follow([]string{a.SessionID}, ended)
+}
+
+// ended makes revoked sessions end here: their tokens are refused from now on, and
+// their followers are called. It is called after the commit of the revocation.
+func (s *Service) ended(sids ...string) { s.revocation.add(s.opts.Now(), sids...) }
+
+// Boot reads which sessions were ended while tokens of theirs may still be alive. It
+// is called before the first token is checked; without it a restart would forgive.
+func (s *Service) Boot(ctx context.Context) error {
+	now := s.opts.Now()
+	return s.store.View(ctx, func(tx Tx) error {
+		list, err := tx.RevokedSessions(ctx, now.Add(-s.revocation.keep))
+		for _, x := range list {
+			s.revocation.add(x.RevokedAt, x.ID)
+		}
+		return err
+	})
+}
