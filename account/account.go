@@ -10,6 +10,7 @@ import (
 	"runtime"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 	"github.com/opticworks/devicecloud/registry"
 )
@@ -20,21 +21,27 @@ type Devices interface {
 	// LinkOrders links the open order lines of a normalised, verified e-mail to the
 	// person, in the caller's transaction.
 	LinkOrders(ctx context.Context, tx registry.Tx, userID, email string) (linked int, err error)
+	// ReleaseDevices gives up everything that a person has of devices, in the caller's
+	// transaction: what they own is released, shares are left. done is called after
+	// the commit, and makes it felt.
+	ReleaseDevices(ctx context.Context, tx registry.Tx, a registry.Actor, userID string) (done func(), err error)
 }
 
 // Options configures a Service. Only SigningKey has no usable zero value.
 type Options struct {
-	SigningKey SigningKey
-	Issuer     string              // claim iss; default "devicecloud"
-	Now        func() time.Time    // default time.Now
-	NewID      func() string       // ids of people and of token sessions; default UUIDs of version 7
-	NextID     func() int64        // ids of audit rows: the registry's source; default a source of its own
-	Dev        bool                // enables the login provider "dev"
-	Providers  map[string]Provider // by the name that an app gives; none needed
-	AccessTTL  time.Duration       // life of an access token; default 15 minutes
-	Hash       HashParams          // cost of a password hash; default m=19 MiB, t=2, p=1
-	MaxHashes  int                 // password hashes at once; default half the CPUs, so that guessers leave some to devices
-	Logger     *slog.Logger        // default slog.Default()
+	SigningKey SigningKey                   // signs, and is published
+	MoreKeys   []SigningKey                 // are published and verify beside it
+	ReloadKeys func() ([]SigningKey, error) // reads all of them anew, the first first; nil: they never change
+	Issuer     string                       // claim iss; default "devicecloud"
+	Now        func() time.Time             // default time.Now
+	NewID      func() string                // ids of people and of token sessions; default UUIDs of version 7
+	NextID     func() int64                 // ids of audit rows: the registry's source; default a source of its own
+	Dev        bool                         // enables the login provider "dev"
+	Providers  map[string]Provider          // by the name that an app gives; none needed
+	AccessTTL  time.Duration                // life of an access token; default 15 minutes
+	Hash       HashParams                   // cost of a password hash; default m=19 MiB, t=2, p=1
+	MaxHashes  int                          // password hashes at once; default half the CPUs, so that guessers leave some to devices
+	Logger     *slog.Logger                 // default slog.Default()
 }
 
 // The audiences of tokens.
@@ -79,7 +86,9 @@ type Service struct {
 	opts       Options
 	log        *slog.Logger
 	providers  map[string]Provider
-	signer     signer
+	keys       *keyring
+	parser     *jwt.Parser
+	keyProblem string // of Run: the last that was logged
 	checked    *tokenCache
 	revocation *revocation
 	hasher     *hasher
@@ -97,13 +106,13 @@ func New(store Store, devices Devices, opts Options) (*Service, error) {
 	if err := opts.Hash.check(); err != nil {
 		return nil, err
 	}
-	signer, err := newSigner(opts.SigningKey, opts.Issuer, opts.Now)
+	keys, err := newKeyring(append([]SigningKey{opts.SigningKey}, opts.MoreKeys...), opts.AccessTTL+skew)
 	if err != nil {
 		return nil, err
 	}
 	s := &Service{
 		store: store, devices: devices, opts: opts, log: opts.Logger, providers: map[string]Provider{},
-		signer: signer, checked: newTokenCache(), revocation: newRevocation(opts.AccessTTL + skew), hasher: newHasher(opts.Hash, opts.MaxHashes), lockout: newLockout(),
+		keys: keys, parser: newParser(opts.Issuer, opts.Now), checked: newTokenCache(), revocation: newRevocation(opts.AccessTTL + skew), hasher: newHasher(opts.Hash, opts.MaxHashes), lockout: newLockout(),
 	}
 	maps.Copy(s.providers, opts.Providers)
 	if opts.Dev {
@@ -134,28 +143,41 @@ type Profile struct {
 	Email         string
 	EmailVerified bool
 	CreatedAt     time.Time
+	Identities    []LinkedIdentity // of a person, the oldest first; only filled by [Service.Me]
 }
 
 // Me reads the signed-in person. ErrInvalidToken when the account is gone,
 // ErrAccountDisabled when it is disabled.
-func (s *Service) Me(ctx context.Context, a registry.Actor) (Profile, error) {
-	var p Profile
-	var disabledAt time.Time
-	err := s.store.View(ctx, func(tx Tx) error {
-		switch a.Kind {
-		case registry.ActorUser:
-			u, err := tx.User(ctx, a.ID)
-			p = Profile{Kind: a.Kind, ID: u.ID, Email: u.Email, EmailVerified: u.EmailVerified, CreatedAt: u.CreatedAt}
-			disabledAt = u.DisabledAt
-			return err
-		case registry.ActorAdmin, registry.ActorSupport:
-			m, err := tx.Admin(ctx, a.ID)
-			p = Profile{Kind: a.Kind, ID: m.ID, Email: m.Email, EmailVerified: true, CreatedAt: m.CreatedAt}
-			disabledAt = m.DisabledAt
+func (s *Service) Me(ctx context.Context, a registry.Actor) (p Profile, err error) {
+	of, ok := subjectOf(a)
+	if !ok {
+		return Profile{}, ErrInvalidToken
+	}
+	err = s.store.View(ctx, func(tx Tx) (err error) {
+		if p, err = s.profile(ctx, tx, of); err != nil || of.Audience != AudienceApp {
 			return err
 		}
-		return ErrInvalidToken
+		p.Identities, err = tx.Identities(ctx, of.ID)
+		return err
 	})
+	return p, err
+}
+
+// profile reads a person or a member of staff. ErrInvalidToken when there is no such
+// account, ErrAccountDisabled when it is disabled.
+func (s *Service) profile(ctx context.Context, tx Tx, of Subject) (p Profile, err error) {
+	var disabledAt time.Time
+	if of.Audience == AudienceAdmin {
+		var m Admin
+		m, err = tx.Admin(ctx, of.ID)
+		p = Profile{Kind: m.Role.actorKind(), ID: m.ID, Email: m.Email, EmailVerified: true, CreatedAt: m.CreatedAt}
+		disabledAt = m.DisabledAt
+	} else {
+		var u User
+		u, err = tx.User(ctx, of.ID)
+		p = Profile{Kind: registry.ActorUser, ID: u.ID, Email: u.Email, EmailVerified: u.EmailVerified, CreatedAt: u.CreatedAt}
+		disabledAt = u.DisabledAt
+	}
 	switch {
 	case errors.Is(err, ErrUserNotFound), errors.Is(err, ErrAdminNotFound):
 		return Profile{}, ErrInvalidToken.With(err)
@@ -180,6 +202,7 @@ var (
 	ErrInvalidProvider     = registry.E(registry.Invalid, "invalid_provider", "This login provider is unknown or not configured.")
 	ErrInvalidToken        = registry.E(registry.Unauthenticated, "invalid_token", "The token is missing, not valid, or expired.")
 	ErrInvalidCredentials  = registry.E(registry.Unauthenticated, "invalid_credentials", "The e-mail address or the password is not valid.")
+	ErrRefreshInProgress   = registry.E(registry.Conflict, "refresh_in_progress", "This refresh token has just been used by the same app. Keep the tokens that it got.")
 	ErrAccountDisabled     = registry.E(registry.Forbidden, "account_disabled", "This account is disabled.")
 	ErrEmailNotVerified    = registry.E(registry.Forbidden, "email_not_verified", "The provider has not verified this e-mail address.")
 	ErrProviderUnavailable = registry.E(registry.Unavailable, "provider_unavailable", "The login provider does not answer. Try again.")

@@ -166,7 +166,7 @@ func (w *world) buy(t *testing.T, mac, email string) (deviceID string) {
 }
 
 // brokenOrders fails after the user was written.
-type brokenOrders struct{}
+type brokenOrders struct{ account.Devices }
 
 func (brokenOrders) LinkOrders(context.Context, registry.Tx, string, string) (int, error) {
 	return 0, registry.ErrUnavailable

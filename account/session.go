@@ -24,6 +24,14 @@ type Subject struct {
 	ID       string
 }
 
+// String names the subject as audit rows name it: "user:01J...", "staff:01J...".
+func (of Subject) String() string {
+	if of.Audience == AudienceAdmin {
+		return "staff:" + of.ID
+	}
+	return string(registry.ActorUser) + ":" + of.ID
+}
+
 // subjectOf is the subject of an actor; ok is false for anybody who has no sessions.
 func subjectOf(a registry.Actor) (of Subject, ok bool) {
 	switch a.Kind {
@@ -153,6 +161,107 @@ func lifetime(audience string) (idle, absolute time.Duration) {
 		return staffIdle, staffAbsolute
 	}
 	return personIdle, personAbsolute
+}
+
+// Sessions lists the caller's live sessions before the given id, "" for the newest,
+// newest first. ErrInsufficientRole for an actor who has none.
+func (s *Service) Sessions(ctx context.Context, a registry.Actor, before string, limit int) (list []Session, err error) {
+	of, ok := subjectOf(a)
+	if !ok {
+		return nil, registry.ErrInsufficientRole
+	}
+	err = s.store.View(ctx, func(tx Tx) (err error) {
+		list, err = tx.Sessions(ctx, of, s.opts.Now(), before, limit)
+		return err
+	})
+	return list, err
+}
+
+// SignOut ends the caller's session, and the one that the refresh token belongs to if
+// it is the caller's too; "" for none. Doing it again changes nothing.
+func (s *Service) SignOut(ctx context.Context, a registry.Actor, refresh string) error {
+	of, ok := subjectOf(a)
+	if !ok {
+		return registry.ErrInsufficientRole
+	}
+	token, known := ParseRefreshToken(refresh)
+	_, err := s.revoke(ctx, a, func(tx Tx, at time.Time) (sids []string, err error) {
+		sids = []string{a.SessionID}
+		if known {
+			record, ok, err := tx.RefreshToken(ctx, token.hash())
+			if err != nil {
+				return nil, err
+			}
+			if ok && record.SessionID != a.SessionID {
+				sids = append(sids, record.SessionID)
+			}
+		}
+		return s.revokeEach(ctx, tx, of, sids, at)
+	})
+	return err
+}
+
+// EndSession ends one of the caller's sessions; ErrSessionNotFound when it is not
+// live, or not theirs.
+func (s *Service) EndSession(ctx context.Context, a registry.Actor, sid string) error {
+	of, ok := subjectOf(a)
+	if !ok {
+		return registry.ErrInsufficientRole
+	}
+	sids, err := s.revoke(ctx, a, func(tx Tx, at time.Time) ([]string, error) {
+		return s.revokeEach(ctx, tx, of, []string{sid}, at)
+	})
+	if err == nil && len(sids) == 0 {
+		err = ErrSessionNotFound
+	}
+	return err
+}
+
+// EndSessions ends all of the caller's sessions, or all but the one that asks; it
+// returns how many.
+func (s *Service) EndSessions(ctx context.Context, a registry.Actor, keepThis bool) (int, error) {
+	of, ok := subjectOf(a)
+	if !ok {
+		return 0, registry.ErrInsufficientRole
+	}
+	keep := ""
+	if keepThis {
+		keep = a.SessionID
+	}
+	sids, err := s.revoke(ctx, a, func(tx Tx, at time.Time) ([]string, error) {
+		return tx.RevokeSessions(ctx, of, keep, ReasonSignedOut, at)
+	})
+	return len(sids), err
+}
+
+func (s *Service) revokeEach(ctx context.Context, tx Tx, of Subject, sids []string, at time.Time) (ended []string, err error) {
+	for _, sid := range sids {
+		changed, err := tx.RevokeSession(ctx, of, sid, ReasonSignedOut, at)
+		if err != nil {
+			return nil, err
+		}
+		if changed {
+			ended = append(ended, sid)
+		}
+	}
+	return ended, nil
+}
+
+// revoke runs a revocation by the caller in one transaction with its audit row, and
+// makes it felt.
+func (s *Service) revoke(ctx context.Context, a registry.Actor, f func(tx Tx, at time.Time) ([]string, error)) (sids []string, err error) {
+	err = s.store.InTx(ctx, func(tx Tx) (err error) {
+		at := s.now()
+		if sids, err = f(tx, at); err != nil || len(sids) == 0 {
+			return err
+		}
+		return s.audit(ctx, tx, a, "session_revoked", at, map[string]any{"sids": sids, "reason": ReasonSignedOut})
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.ended(sids...)
+	return sids, nil
 }
 
 // Why a session was revoked.

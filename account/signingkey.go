@@ -1,6 +1,7 @@
 package account
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/sha256"
@@ -32,15 +33,38 @@ func (SigningKey) MarshalText() ([]byte, error) { return []byte("[redacted]"), n
 
 const pemType = "PRIVATE KEY"
 
-// ParseSigningKey reads an Ed25519 private key in PKCS #8 PEM, as
-// `openssl genpkey -algorithm ed25519` writes it. Errors never quote the text.
-func ParseSigningKey(text []byte) (SigningKey, error) {
-	block, rest := pem.Decode(text)
-	if block == nil || block.Type != pemType {
-		return SigningKey{}, errors.New("account: the signing key is not a PEM block of type PRIVATE KEY")
+// maxKeys bounds how many keys are published at once.
+const maxKeys = 8
+
+// ParseSigningKeys reads Ed25519 private keys in PKCS #8 PEM, as
+// `openssl genpkey -algorithm ed25519` writes them, one after the other: the first
+// signs, the others verify. At least one, at most 8. Errors never quote the text.
+func ParseSigningKeys(text []byte) (keys []SigningKey, err error) {
+	for rest := text; ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			break
+		}
+		key, err := parseBlock(block)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, key)
 	}
-	if next, _ := pem.Decode(rest); next != nil {
-		return SigningKey{}, errors.New("account: the signing key holds more than one PEM block")
+	switch n := bytes.Count(text, []byte("-----BEGIN ")); {
+	case len(keys) == 0:
+		return nil, errors.New("account: the signing key is not a PEM block of type PRIVATE KEY")
+	case n != len(keys): // one of them is cut or broken
+		return nil, fmt.Errorf("account: %d of %d PEM blocks of the signing key can be read", len(keys), n)
+	case n > maxKeys:
+		return nil, fmt.Errorf("account: there are %d signing keys, more than %d", n, maxKeys)
+	}
+	return keys, nil
+}
+
+func parseBlock(block *pem.Block) (SigningKey, error) {
+	if block.Type != pemType {
+		return SigningKey{}, errors.New("account: the signing key is not a PEM block of type PRIVATE KEY")
 	}
 	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
@@ -66,28 +90,28 @@ func NewSigningKey() (SigningKey, []byte, error) {
 	return hide(key), pem.EncodeToMemory(&pem.Block{Type: pemType, Bytes: der}), nil
 }
 
-// LoadOrCreateSigningKey reads the key in file, or makes one and writes it there
+// LoadOrCreateSigningKeys reads the keys in file, or makes one and writes it there
 // with mode 0600. Of two processes that start at once, both get the same key. It
 // refuses a file that group or others may read.
-func LoadOrCreateSigningKey(file string) (SigningKey, error) {
+func LoadOrCreateSigningKeys(file string) ([]SigningKey, error) {
 	info, err := os.Stat(file)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := createSigningKey(file); err != nil {
-			return SigningKey{}, err
+			return nil, err
 		}
 		info, err = os.Stat(file)
 	}
 	if err != nil {
-		return SigningKey{}, fmt.Errorf("account: the signing key: %w", err)
+		return nil, fmt.Errorf("account: the signing key: %w", err)
 	}
 	if info.Mode().Perm()&0o077 != 0 {
-		return SigningKey{}, fmt.Errorf("account: the signing key %s may be read by others (mode %04o): chmod 600 it", file, info.Mode().Perm())
+		return nil, fmt.Errorf("account: the signing key %s may be read by others (mode %04o): chmod 600 it", file, info.Mode().Perm())
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return SigningKey{}, fmt.Errorf("account: the signing key: %w", err)
+		return nil, fmt.Errorf("account: the signing key: %w", err)
 	}
-	return ParseSigningKey(text)
+	return ParseSigningKeys(text)
 }
 
 // createSigningKey writes a new key under a temporary name and links it into

@@ -22,19 +22,19 @@ import (
 )
 
 // public tells keys apart by what they publish.
-func public(t *testing.T, k account.SigningKey) string {
+func public(t *testing.T, k ...account.SigningKey) string {
 	t.Helper()
-	s, err := account.New(nil, nil, account.Options{SigningKey: k, Hash: cheap()})
+	s, err := account.New(nil, nil, account.Options{SigningKey: k[0], MoreKeys: k[1:], Hash: cheap()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return string(s.JWKS())
 }
 
-func TestLoadOrCreateSigningKey(t *testing.T) {
+func TestLoadOrCreateSigningKeyss(t *testing.T) {
 	t.Run("it is made once, for this user alone", func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "key.pem")
-		first, err := account.LoadOrCreateSigningKey(file)
+		first, err := account.LoadOrCreateSigningKeys(file)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,8 +42,8 @@ func TestLoadOrCreateSigningKey(t *testing.T) {
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("mode %v, %v", info.Mode(), err)
 		}
-		second, err := account.LoadOrCreateSigningKey(file)
-		if err != nil || public(t, first) != public(t, second) {
+		second, err := account.LoadOrCreateSigningKeys(file)
+		if err != nil || public(t, first...) != public(t, second...) {
 			t.Errorf("another key, %v", err)
 		}
 		left, err := os.ReadDir(filepath.Dir(file))
@@ -57,12 +57,12 @@ func TestLoadOrCreateSigningKey(t *testing.T) {
 		var wg sync.WaitGroup
 		for i := range keys {
 			wg.Go(func() {
-				k, err := account.LoadOrCreateSigningKey(file)
+				k, err := account.LoadOrCreateSigningKeys(file)
 				if err != nil {
 					t.Error(err)
 					return
 				}
-				keys[i] = public(t, k)
+				keys[i] = public(t, k...)
 			})
 		}
 		wg.Wait()
@@ -74,13 +74,13 @@ func TestLoadOrCreateSigningKey(t *testing.T) {
 	})
 	t.Run("a file that others may read is refused", func(t *testing.T) {
 		file := filepath.Join(t.TempDir(), "key.pem")
-		if _, err := account.LoadOrCreateSigningKey(file); err != nil {
+		if _, err := account.LoadOrCreateSigningKeys(file); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.Chmod(file, 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := account.LoadOrCreateSigningKey(file); err == nil || !strings.Contains(err.Error(), "chmod 600") {
+		if _, err := account.LoadOrCreateSigningKeys(file); err == nil || !strings.Contains(err.Error(), "chmod 600") {
 			t.Error(err)
 		}
 	})
@@ -89,7 +89,7 @@ func TestLoadOrCreateSigningKey(t *testing.T) {
 		if err := os.WriteFile(file, nil, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := account.LoadOrCreateSigningKey(file); err == nil {
+		if _, err := account.LoadOrCreateSigningKeys(file); err == nil {
 			t.Error("taken")
 		}
 		if b, err := os.ReadFile(file); err != nil || len(b) != 0 {
@@ -97,13 +97,13 @@ func TestLoadOrCreateSigningKey(t *testing.T) {
 		}
 	})
 	t.Run("a folder that is missing is an error", func(t *testing.T) {
-		if _, err := account.LoadOrCreateSigningKey(filepath.Join(t.TempDir(), "no", "key.pem")); err == nil {
+		if _, err := account.LoadOrCreateSigningKeys(filepath.Join(t.TempDir(), "no", "key.pem")); err == nil {
 			t.Error("taken")
 		}
 	})
 }
 
-func TestParseSigningKey(t *testing.T) {
+func TestParseSigningKeys(t *testing.T) {
 	_, good, err := account.NewSigningKey()
 	if err != nil {
 		t.Fatal(err)
@@ -121,11 +121,14 @@ func TestParseSigningKey(t *testing.T) {
 		"no PEM":               []byte("hunter2-hunter2-hunter2-hunter2-hunter2"),
 		"another kind of key":  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
 		"another kind of file": bytes.ReplaceAll(good, []byte("PRIVATE KEY"), []byte("CERTIFICATE")),
-		"two keys":             append(bytes.Clone(good), good...),
+		"a cut second key":     append(bytes.Clone(good), good[:len(good)/2]...),
+		"a broken first key":   append([]byte("-----BEGIN PRIVATE KEY-----\nhunter2!\n-----END PRIVATE KEY-----\n"), good...),
+		"another second key":   append(bytes.Clone(good), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})...),
+		"nine keys":            bytes.Repeat(good, 9),
 		"broken bytes":         pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("hunter2")}),
 	} {
 		t.Run(name+" is refused without being quoted", func(t *testing.T) {
-			_, err := account.ParseSigningKey(text)
+			_, err := account.ParseSigningKeys(text)
 			if err == nil || strings.Contains(err.Error(), "hunter2") {
 				t.Errorf("got %v", err)
 			}
@@ -138,7 +141,7 @@ func TestParseSigningKey(t *testing.T) {
 	})
 }
 
-func FuzzParseSigningKey(f *testing.F) {
+func FuzzParseSigningKeys(f *testing.F) {
 	_, good, err := account.NewSigningKey()
 	if err != nil {
 		f.Fatal(err)
@@ -146,9 +149,9 @@ func FuzzParseSigningKey(f *testing.F) {
 	f.Add(good)
 	f.Add([]byte("-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----\n"))
 	f.Fuzz(func(t *testing.T, text []byte) {
-		k, err := account.ParseSigningKey(text)
+		k, err := account.ParseSigningKeys(text)
 		if err == nil {
-			public(t, k) // a key that was taken can be used
+			public(t, k...) // a key that was taken can be used
 		}
 	})
 }
@@ -169,7 +172,7 @@ func TestSecretsRedactThemselves(t *testing.T) {
 	seed := block.Bytes[len(block.Bytes)-32:]
 	opts := account.Options{SigningKey: key}
 	var out bytes.Buffer
-	for _, v := range []any{tokens, &tokens, tokens.Access, key, &key, opts, &opts, admin, &admin, admin.PasswordHash, w.Service, *w.Service} {
+	for _, v := range []any{tokens, &tokens, tokens.Access, tokens.Refresh, &tokens.Refresh, key, &key, opts, &opts, admin, &admin, admin.PasswordHash, w.Service, *w.Service} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%d", "%x"} {
 			fmt.Fprintf(&out, verb+"\n", v)
 		}
@@ -182,7 +185,7 @@ func TestSecretsRedactThemselves(t *testing.T) {
 	}
 	private, hash := w.key.Seed(), string(admin.PasswordHash)
 	for name, secret := range map[string]string{
-		"token": tokens.Access.Reveal(), "hash": hash, "end of the hash": hash[len(hash)-20:], "hash in hex": fmt.Sprintf("%x", hash),
+		"token": tokens.Access.Reveal(), "refresh token": tokens.Refresh.Reveal(), "hash": hash, "end of the hash": hash[len(hash)-20:], "hash in hex": fmt.Sprintf("%x", hash),
 		"seed as numbers": strings.Trim(fmt.Sprint(seed), "[]"), "seed in hex": fmt.Sprintf("%x", seed), "seed in base64": base64.StdEncoding.EncodeToString(seed),
 		"signing seed as numbers": strings.Trim(fmt.Sprint(private), "[]"), "signing seed in hex": fmt.Sprintf("%x", private),
 	} {
@@ -190,7 +193,7 @@ func TestSecretsRedactThemselves(t *testing.T) {
 			t.Errorf("the %s shows", name)
 		}
 	}
-	if strings.Contains(w.logs.String(), adminPassword) || strings.Contains(w.logs.String(), tokens.Access.Reveal()) {
+	if strings.Contains(w.logs.String(), adminPassword) || strings.Contains(w.logs.String(), tokens.Access.Reveal()) || strings.Contains(w.logs.String(), tokens.Refresh.Reveal()) {
 		t.Error("a secret is in the log")
 	}
 }

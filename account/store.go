@@ -35,6 +35,19 @@ type UserTx interface {
 	InsertUser(ctx context.Context, u User) error
 	// InsertIdentity binds a provider's subject to a person; ErrIdentityTaken.
 	InsertIdentity(ctx context.Context, provider, subject, userID string, at time.Time) error
+	// Identities lists by which providers a person gets in, the oldest first, each
+	// provider once.
+	Identities(ctx context.Context, userID string) ([]LinkedIdentity, error)
+	// DeleteIdentities removes a person's identities of a provider, only while there
+	// is one of another provider; changed says whether it did.
+	DeleteIdentities(ctx context.Context, userID, provider string) (changed bool, err error)
+	// SetUserEmail gives a person who has no e-mail a verified one, only while nobody
+	// else has it; changed says whether it did.
+	SetUserEmail(ctx context.Context, userID, email string, at time.Time) (changed bool, err error)
+	// EraseUser removes a person and what names them: identities, mailed links, the
+	// e-mail and the link of their order lines, address and program in the audit rows
+	// of what they did. email is their verified one, or "".
+	EraseUser(ctx context.Context, userID, email string, at time.Time) error
 }
 
 // AdminTx reads and writes platform staff.
@@ -73,7 +86,8 @@ type SessionTx interface {
 	RevokedSessions(ctx context.Context, since time.Time) ([]Revoked, error)
 	// ScrubSessions removes from all of a subject's sessions what says where and on
 	// which device they were.
-	ScrubSessions(ctx context.Context, of Subject) error
+	// They are kept until the given time at most.
+	ScrubSessions(ctx context.Context, of Subject, until time.Time) error
 	// DeleteSessions deletes at most limit sessions, with their refresh tokens, that
 	// ended for good before the given time; it returns how many.
 	DeleteSessions(ctx context.Context, before time.Time, limit int) (int, error)
@@ -95,6 +109,12 @@ type SessionTx interface {
 	// DeleteMagicLinks deletes at most limit mailed links from before the given time;
 	// it returns how many.
 	DeleteMagicLinks(ctx context.Context, before time.Time, limit int) (int, error)
+}
+
+// LinkedIdentity is a provider by which a person gets in.
+type LinkedIdentity struct {
+	Provider  string
+	CreatedAt time.Time
 }
 
 // Revoked is a session that was revoked.
@@ -149,9 +169,11 @@ func (PasswordHash) MarshalJSON() ([]byte, error) { return []byte(`"[redacted]"`
 
 // The errors of the domain of people.
 var (
-	ErrUserNotFound    = registry.E(registry.NotFound, "user_not_found", "There is no such person.")
-	ErrAdminNotFound   = registry.E(registry.NotFound, "admin_not_found", "There is no such administrator.")
-	ErrSessionNotFound = registry.E(registry.NotFound, "session_not_found", "There is no such session.")
-	ErrEmailTaken      = registry.E(registry.Conflict, "email_taken", "This e-mail address belongs to somebody else.")
-	ErrIdentityTaken   = registry.E(registry.Conflict, "identity_taken", "This identity belongs to somebody else.")
+	ErrUserNotFound     = registry.E(registry.NotFound, "user_not_found", "There is no such person.")
+	ErrAdminNotFound    = registry.E(registry.NotFound, "admin_not_found", "There is no such administrator.")
+	ErrSessionNotFound  = registry.E(registry.NotFound, "session_not_found", "There is no such session.")
+	ErrEmailTaken       = registry.E(registry.Conflict, "email_taken", "This e-mail address belongs to somebody else.")
+	ErrIdentityNotFound = registry.E(registry.NotFound, "identity_not_found", "You have no identity of this provider.")
+	ErrLastIdentity     = registry.E(registry.Conflict, "last_identity", "This is the only way into the account. Add another one first, or delete the account.")
+	ErrIdentityTaken    = registry.E(registry.Conflict, "identity_taken", "This identity belongs to somebody else.")
 )

@@ -2,9 +2,7 @@ package account
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -54,51 +52,27 @@ type claims struct {
 	Role      string   `json:"role,omitempty"` // of staff
 }
 
-// signer signs tokens with one key and checks them against it.
-type signer struct {
-	key    SigningKey
-	parser *jwt.Parser
-	public ed25519.PublicKey
-	id     string // claim kid
-	issuer string
-	jwks   []byte
-}
-
-func newSigner(k SigningKey, issuer string, now func() time.Time) (signer, error) {
-	public, err := k.public()
-	if err != nil {
-		return signer{}, err
-	}
-	set, err := json.Marshal(struct {
-		Keys []jwk `json:"keys"`
-	}{[]jwk{public}})
-	if err != nil {
-		return signer{}, fmt.Errorf("account: the key set: %w", err)
-	}
-	pub, _ := k.key().Public().(ed25519.PublicKey)
-	parser := jwt.NewParser(
+// newParser makes what checks the form and the claims that every token has.
+func newParser(issuer string, now func() time.Time) *jwt.Parser {
+	return jwt.NewParser(
 		jwt.WithValidMethods([]string{jwt.SigningMethodEdDSA.Alg()}), jwt.WithIssuer(issuer),
 		jwt.WithExpirationRequired(), jwt.WithTimeFunc(now), jwt.WithStrictDecoding(),
 	)
-	return signer{key: k, parser: parser, public: pub, id: public.ID, issuer: issuer, jwks: set}, nil
 }
-
-// JWKS is the public half of the signing key as a JSON Web Key Set, for whoever
-// checks our tokens themselves.
-func (s *Service) JWKS() []byte { return slices.Clone(s.signer.jwks) }
 
 // issue signs an access token of a session; role is "" for people.
 func (s *Service) issue(x Session, role string, now time.Time) (AccessToken, time.Duration, error) {
 	ttl := s.ttl()
 	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims{
 		RegisteredClaims: jwt.RegisteredClaims{
-			Issuer: s.signer.issuer, Subject: x.Of.ID, Audience: jwt.ClaimStrings{x.Of.Audience}, ID: randomText(),
+			Issuer: s.opts.Issuer, Subject: x.Of.ID, Audience: jwt.ClaimStrings{x.Of.Audience}, ID: randomText(),
 			IssuedAt: jwt.NewNumericDate(now), ExpiresAt: jwt.NewNumericDate(now.Add(ttl)),
 		},
 		SessionID: x.ID, AuthTime: x.CreatedAt.Unix(), Scope: strings.Join(x.Scopes, " "), Methods: []string{x.Method}, Role: role,
 	})
-	t.Header["typ"], t.Header["kid"] = tokenType, s.signer.id
-	text, err := t.SignedString(s.signer.key.key())
+	set := s.keys.set.Load()
+	t.Header["typ"], t.Header["kid"] = tokenType, set.id
+	text, err := t.SignedString(set.signer.key())
 	if err != nil {
 		return AccessToken{}, 0, fmt.Errorf("account: signing a token: %w", err)
 	}
@@ -136,14 +110,16 @@ var errSessionEnded = errors.New("account: the token's session has ended")
 func (s *Service) parse(token string) (registry.Actor, time.Time, error) {
 	var none registry.Actor
 	var c claims
-	_, err := s.signer.parser.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
-		if t.Header["typ"] != tokenType || t.Header["kid"] != s.signer.id {
-			return nil, errors.New("not an access token of this key")
+	_, err := s.parser.ParseWithClaims(token, &c, func(t *jwt.Token) (any, error) {
+		id, _ := t.Header["kid"].(string)
+		public, ok := s.keys.set.Load().verify[id]
+		if !ok || t.Header["typ"] != tokenType {
+			return nil, errors.New("not an access token of these keys")
 		}
 		if t.Header["crit"] != nil { // the library does not look; we know no extensions [RFC 7515 4.1.11]
 			return nil, errors.New("a critical header that is unknown")
 		}
-		return s.signer.public, nil
+		return public, nil
 	})
 	if err != nil {
 		return none, time.Time{}, sentinelOf(err)

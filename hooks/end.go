@@ -100,7 +100,7 @@ func (g *guard) cleanUp(s *session, err error) {
 	defer g.leave(s)
 	g.endBefore(s)
 	if s.reader != nil {
-		if s.reader.keep > 0 && s.live.Load() && !s.superseded.Load() {
+		if s.reader.keep > 0 && s.live.Load() && !s.superseded.Load() && !s.reader.expelled.Load() {
 			g.park(s)
 			return
 		}

@@ -16,6 +16,10 @@ type Accounts interface {
 	// ActorByToken checks an access token and returns whose it is and when it ends.
 	// Errors: Unauthenticated, Unavailable.
 	ActorByToken(ctx context.Context, token string) (actor registry.Actor, expires time.Time, err error)
+	// Follow calls ended once, on a goroutine of its own, when the actor signs out, is
+	// disabled or erased; at once if that has happened. stop gives the place back and
+	// may be called again.
+	Follow(actor registry.Actor, ended func()) (stop func())
 }
 
 // The prefixes of user names and client ids that are not devices'.
@@ -53,6 +57,10 @@ type reader struct {
 	backlog *backlog
 	capped  bool // the client asked to be kept for longer than maxAway
 	serving serving
+	// unfollow ends the watch over the sign-in that the session stands on; nil until it
+	// begins. expelled is set once that has ended: then the session is not kept.
+	unfollow func()
+	expelled atomic.Bool
 	// watching is set once the session may hold a subscription; it counts in
 	// Courier.watchers then.
 	watching atomic.Bool
@@ -134,6 +142,7 @@ func (g *guard) connectReader(s *session, username string) error {
 	if err := g.lock(s); err != nil {
 		return err
 	}
+	s.reader.unfollow = g.accounts.Follow(actor, func() { g.expel(s) })
 	if actor.Kind == registry.ActorUser {
 		if err := g.join(s, actor.ID); err != nil {
 			return err
@@ -217,9 +226,12 @@ func (c *Courier) enter(s *session, userID string) (longest *session, ok bool) {
 	return nil, true
 }
 
-// part takes s out of its user's sessions.
+// part takes s out of its user's sessions, and ends the watch over its sign-in.
 func (c *Courier) part(s *session) {
 	p := s.reader.person
+	if s.reader.unfollow != nil {
+		s.reader.unfollow()
+	}
 	if s.reader.watching.Swap(false) {
 		c.watchers.Add(-1)
 	}
@@ -326,6 +338,22 @@ func readableIDs(reg *registry.Registry) func(userID string) (map[string]struct{
 			ids[id] = struct{}{}
 		}
 		return ids, nil
+	}
+}
+
+// expel ends a session whose sign-in has ended: the connection, or what is kept of it
+// with the messages that wait in it. It runs on a goroutine of its own.
+func (g *guard) expel(s *session) {
+	defer g.recovered("expel", nil)
+	s.reader.expelled.Store(true)
+	s.end(packets.ErrNotAuthorized.Code, registry.CredentialRevoked)
+	// Whoever has the lock now is parking s, or has let a newer session take it over, or
+	// will see that it is expelled.
+	h := g.locks.acquire(s.id, 0)
+	defer h.release()
+	if s.away.Load() != 0 && !s.superseded.Load() {
+		s.parked.Stop()
+		g.forget(s)
 	}
 }
 

@@ -42,36 +42,49 @@ func (a *api) limitLogins(r *request) error {
 	return &limited
 }
 
+// loginBody is what an app shows of a provider. [contracts C.1]
+type loginBody struct {
+	Provider string `json:"provider"`
+	IDToken  string `json:"id_token"`
+	Code     string `json:"code"`
+	Nonce    string `json:"nonce"`
+	Device   struct {
+		InstallID string `json:"install_id"`
+		Platform  string `json:"platform"`
+		Name      string `json:"name"`
+	} `json:"device"`
+}
+
+func (b loginBody) request() account.LoginRequest {
+	return account.LoginRequest{
+		Provider: b.Provider, IDToken: b.IDToken, Code: b.Code, Nonce: b.Nonce,
+		Device: account.Device{InstallID: b.Device.InstallID, Platform: b.Device.Platform, Name: b.Device.Name},
+	}
+}
+
+// decodeLogin is decode for a body that holds a proof of who somebody is: one that is
+// too large is an invalid request. [contracts C.1]
+func (r *request) decodeLogin(v any) error {
+	err := r.decode(v, maxLogin)
+	if errors.Is(err, errTooLarge) {
+		return invalid("The body is larger than 16 KiB.")
+	}
+	return err
+}
+
 // login lets a person in by a provider's token.
 func (a *api) login(r *request) (answer, error) {
-	var in struct {
-		Provider string `json:"provider"`
-		IDToken  string `json:"id_token"`
-		Code     string `json:"code"`
-		Nonce    string `json:"nonce"`
-		Device   struct {
-			InstallID string `json:"install_id"`
-			Platform  string `json:"platform"`
-			Name      string `json:"name"`
-		} `json:"device"`
-	}
 	if err := a.limitLogins(r); err != nil {
 		return answer{}, err
 	}
-	err := r.decode(&in, maxLogin)
-	if errors.Is(err, errTooLarge) { // [contracts C.1] counts it among the invalid requests
-		return answer{}, invalid("The body is larger than 16 KiB.")
-	}
-	if err != nil {
+	var in loginBody
+	if err := r.decodeLogin(&in); err != nil {
 		return answer{}, err
 	}
 	if in.Device.Platform == "miniapp" {
 		r.actor.ClientType = in.Device.Platform
 	}
-	tokens, u, err := a.Accounts.Login(r.Context(), account.LoginRequest{
-		Provider: in.Provider, IDToken: in.IDToken, Code: in.Code, Nonce: in.Nonce,
-		Device: account.Device{InstallID: in.Device.InstallID, Platform: in.Device.Platform, Name: in.Device.Name},
-	}, r.actor)
+	tokens, u, err := a.Accounts.Login(r.Context(), in.request(), r.actor)
 	if err != nil {
 		return answer{}, err
 	}
@@ -105,12 +118,19 @@ func (a *api) jwks(r *request) (answer, error) {
 
 // meBody is a signed-in person.
 type meBody struct {
-	UserID        string    `json:"user_id"`
-	Kind          string    `json:"kind"` // user, admin, support
-	Email         *string   `json:"email"`
-	EmailVerified bool      `json:"email_verified"`
-	Scopes        []string  `json:"scopes"` // of the token
-	CreatedAt     time.Time `json:"created_at"`
+	UserID        string         `json:"user_id"`
+	Kind          string         `json:"kind"` // user, admin, support
+	Email         *string        `json:"email"`
+	EmailVerified bool           `json:"email_verified"`
+	Scopes        []string       `json:"scopes"`     // of the token
+	Identities    []identityBody `json:"identities"` // the oldest first; none of staff
+	CreatedAt     time.Time      `json:"created_at"`
+}
+
+// identityBody is a provider by which a person gets in.
+type identityBody struct {
+	Provider  string    `json:"provider"`
+	CreatedAt time.Time `json:"created_at"`
 }
 
 func (a *api) me(r *request) (answer, error) {
@@ -118,5 +138,9 @@ func (a *api) me(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(meBody{p.ID, string(p.Kind), text(p.Email), p.EmailVerified, append([]string{}, r.actor.Scopes...), p.CreatedAt.UTC()})
+	return ok(meBody{
+		UserID: p.ID, Kind: string(p.Kind), Email: text(p.Email), EmailVerified: p.EmailVerified, Scopes: append([]string{}, r.actor.Scopes...),
+		Identities: render(p.Identities, func(i account.LinkedIdentity) identityBody { return identityBody{i.Provider, i.CreatedAt.UTC()} }),
+		CreatedAt:  p.CreatedAt.UTC(),
+	})
 }

@@ -19,6 +19,7 @@ const (
 	listConnections  list = 'c'
 	listEvents       list = 'e'
 	listAudit        list = 'u'
+	listSessions     list = 's'
 )
 
 // cursorLen is the length of a cursor, in characters.

@@ -187,6 +187,14 @@ func (r *request) decode(v any, limit int64) error {
 	return nil
 }
 
+// decodeOptional is decode for a body that may be absent.
+func (r *request) decodeOptional(v any) error {
+	if r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return nil
+	}
+	return r.decode(v, maxLogin)
+}
+
 // params are the query parameters that a route knows; others are ignored.
 func (r *request) params() (params, error) {
 	q, err := url.ParseQuery(r.URL.RawQuery)

@@ -39,9 +39,18 @@ const (
 func (a *api) routes() []route {
 	return []route{
 		{post, "/api/auth/app-token", anybody, a.login},
+		{remove, "/api/auth/app-token", person, a.signOut},
+		{post, "/api/auth/refresh", anybody, a.refresh},
+		{post, "/api/auth/logout", person, a.logout},
 		{get, "/.well-known/jwks.json", anybody, a.jwks},
 		{post, "/admin/auth/login", anybody, a.adminLogin},
 		{get, "/api/me", person, a.me},
+		{remove, "/api/me", person, a.erase},
+		{get, "/api/me/sessions", person, a.listSessions},
+		{remove, "/api/me/sessions", person, a.endOtherSessions},
+		{remove, "/api/me/sessions/{sid}", person, a.endSession},
+		{post, "/api/me/identities", person, a.linkIdentity},
+		{remove, "/api/me/identities/{provider}", person, a.unlinkIdentity},
 
 		{get, "/api/devices", person, a.listDevices},
 		{get, "/api/devices/{id}", person, a.getDevice},

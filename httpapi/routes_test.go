@@ -85,6 +85,9 @@ type refusal struct {
 // viewer. [seed 003 9.1, contracts C.5]
 var access = map[string]refusal{
 	"POST /api/auth/app-token":             {body: `{"provider":"dev","id_token":"new@example.com"}`, want: "200 200 200 200 200 200 200"},
+	"DELETE /api/auth/app-token":           {want: "401 200 200 200 200 200 200"},
+	"POST /api/auth/refresh":               {body: `{"refresh_token":"` + strings.Repeat("A", 43) + `"}`, want: "401 401 401 401 401 401 401"},
+	"POST /api/auth/logout":                {body: `{"all":true}`, want: "401 200 200 200 200 200 200"},
 	"POST /admin/auth/login":               {body: `{"email":"root@example.com","password":"canary-admin-password"}`, want: "200 200 200 200 200 200 200"},
 	"GET /.well-known/jwks.json":           {want: "200 200 200 200 200 200 200"},
 	"GET /livez":                           {want: "200 200 200 200 200 200 200"},
@@ -92,6 +95,12 @@ var access = map[string]refusal{
 	"GET /openapi.yaml":                    {want: "200 200 200 200 200 200 200"},
 	"GET /asyncapi.yaml":                   {want: "200 200 200 200 200 200 200"},
 	"GET /api/me":                          {want: "401 200 200 200 200 200 200"},
+	"DELETE /api/me":                       {want: "401 200 200 200 200 403 403"},
+	"GET /api/me/sessions":                 {want: "401 200 200 200 200 200 200"},
+	"DELETE /api/me/sessions":              {want: "401 200 200 200 200 200 200"},
+	"DELETE /api/me/sessions/{sid}":        {want: "401 404 404 404 404 404 404"},
+	"POST /api/me/identities":              {body: `{"provider":"dev","id_token":"owner@example.com"}`, want: "401 409 409 409 200 403 403"},
+	"DELETE /api/me/identities/{provider}": {want: "401 404 404 404 404 403 403"},
 	"GET /api/devices":                     {want: "401 200 200 200 200 200 200"},
 	"GET /api/devices/{id}":                {want: "401 404 200 200 200 200 200"},
 	"GET /api/devices/{id}/connections":    {want: "401 404 200 200 200 200 200"},
@@ -240,17 +249,23 @@ func TestBadBodies(t *testing.T) {
 					header = map[string]string{"Content-Type": "text/csv"}
 				}
 				status, code := b.status, b.code
-				if canonical == "POST /api/auth/app-token" && status == 413 {
-					status, code = 400, "invalid_request" // [contracts C.1]
+				switch canonical {
+				case "POST /api/auth/app-token", "POST /api/auth/refresh", "POST /api/me/identities":
+					if status == 413 {
+						status, code = 400, "invalid_request" // [contracts C.1]
+					}
 				}
-				got := w.do(t, call{method: method, path: strings.Replace(template, "{id}", id, 1), as: "admin", body: b.body, header: header})
+				got := w.do(t, call{method: method, path: strings.Replace(template, "{id}", id, 1), as: taker(canonical), body: b.body, header: header})
 				got.want(t, status, code)
 				checkRefusal(t, got)
 			})
 		}
 	}
 	wrongTypes := map[string][]string{
-		"POST /api/auth/app-token":             {`{"provider":5}`, `{"provider":"dev","id_token":[]}`, `{"device":"x"}`},
+		"POST /api/auth/app-token":             {`{"provider":5}`, `{"provider":"dev","id_token":[]}`, `{"device":"x"}`, `{"provider":"dev","id_token":"a@example.com","device":{"install_id":"` + strings.Repeat("x", 65) + `"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"a\nb"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"\u0000"}}`},
+		"POST /api/auth/refresh":               {`{"refresh_token":5}`, `{"refresh_token":["x"]}`, `{"refresh_token":"x","install_id":5}`, `{}`, `{"refresh_token":""}`, `{"refresh_token":null}`},
+		"POST /api/auth/logout":                {`{"all":"true"}`, `{"all":1}`, `{"refresh_token":{}}`},
+		"POST /api/me/identities":              {`{"provider":5}`, `{"provider":"dev"}`, `{"provider":"nobody","id_token":"x"}`, `{"provider":"dev","id_token":5}`},
 		"POST /admin/auth/login":               {`{"email":5}`, `{"email":"a","password":{}}`},
 		"PATCH /api/devices/{id}":              {`{"name":5}`, `{"name":["x"]}`, `{"name":""}`, `{"name":"\u0000"}`, `{"name":"` + strings.Repeat("x", 65) + `"}`, `{"name":"a\nb"}`},
 		"POST /admin/enroll":                   {`{"mac_address":5}`, `{"mac_address":"02:00:00:00:00:08","device_secret_hash":"short"}`, `{"mac_address":"02:00:00:00:00:08","device_secret_hash":1}`},
@@ -267,7 +282,7 @@ func TestBadBodies(t *testing.T) {
 		}
 		for _, body := range wrongTypes[canonical] {
 			t.Run(canonical+" refuses "+body[:min(len(body), 60)], func(t *testing.T) {
-				got := w.do(t, call{method: method, path: strings.Replace(template, "{id}", id, 1), as: "admin", body: body})
+				got := w.do(t, call{method: method, path: strings.Replace(template, "{id}", id, 1), as: taker(canonical), body: body})
 				if got.status != 400 {
 					t.Errorf("got %d: %s", got.status, got.raw)
 				}
@@ -275,6 +290,14 @@ func TestBadBodies(t *testing.T) {
 			})
 		}
 	}
+}
+
+// taker is somebody whose body the route looks at.
+func taker(canonical string) string {
+	if canonical == "POST /api/me/identities" {
+		return "owner"
+	}
+	return "admin"
 }
 
 func TestUnknownDevices(t *testing.T) {

@@ -74,9 +74,9 @@ func TestUnknownRoutes(t *testing.T) {
 		{"POST", "/api/devices", "GET, HEAD"},
 		{"PUT", "/api/devices/x", "GET, HEAD, PATCH, DELETE"},
 		{"GET", "/admin/enroll", "POST"},
-		{"OPTIONS", "/api/v1/me", "GET, HEAD"},
+		{"OPTIONS", "/api/v1/me", "GET, HEAD, DELETE"},
 		{"BREW", "/livez", "GET, HEAD"},
-		{"TRACE", "/api/auth/app-token", "POST"},
+		{"TRACE", "/api/auth/app-token", "POST, DELETE"},
 	} {
 		t.Run(c.method+" "+c.path, func(t *testing.T) {
 			got := w.do(t, call{method: c.method, path: c.path}).want(t, 405, "method_not_allowed")

@@ -195,20 +195,8 @@ func (r *Registry) RemoveDevice(ctx context.Context, a Actor, id string) error {
 		if err != nil {
 			return err
 		}
-		if d.Role != RoleOwner && d.Role != RoleStaff {
-			lost = []string{a.ID}
-			if _, err := tx.DeleteOwnership(ctx, d.No, a.ID); err != nil {
-				return err
-			}
-			return r.audit(ctx, tx, a, id, "share_left", map[string]any{"user_id": a.ID, "role": string(d.Role)})
-		}
-		if lost, err = tx.DeleteOwnerships(ctx, d.No); err != nil {
-			return err
-		}
-		if err := tx.SetDeviceName(ctx, d.No, "", r.now()); err != nil {
-			return err
-		}
-		return r.audit(ctx, tx, a, id, "released", map[string]any{"user_ids": lost})
+		lost, err = r.giveUp(ctx, tx, a, d, a.ID)
+		return err
 	})
 	if err != nil {
 		return err
@@ -217,4 +205,48 @@ func (r *Registry) RemoveDevice(ctx context.Context, a Actor, id string) error {
 		r.courier.AccessChanged(user)
 	}
 	return nil
+}
+
+// giveUp removes a person's row on a device, and with the owner's everybody's and the
+// name; it returns who lost access.
+func (r *Registry) giveUp(ctx context.Context, tx Tx, a Actor, d OwnedDevice, userID string) (lost []string, err error) {
+	if d.Role != RoleOwner && d.Role != RoleStaff {
+		if _, err := tx.DeleteOwnership(ctx, d.No, userID); err != nil {
+			return nil, err
+		}
+		return []string{userID}, r.audit(ctx, tx, a, d.ID, "share_left", map[string]any{"user_id": userID, "role": string(d.Role)})
+	}
+	if lost, err = tx.DeleteOwnerships(ctx, d.No); err != nil {
+		return nil, err
+	}
+	if err := tx.SetDeviceName(ctx, d.No, "", r.now()); err != nil {
+		return nil, err
+	}
+	return lost, r.audit(ctx, tx, a, d.ID, "released", map[string]any{"user_ids": lost})
+}
+
+// ReleaseDevices gives up everything that a person has of devices, in the caller's
+// transaction: what they own is released, shares are left. done is called after the
+// commit, and makes those who lost access lose it at once. The domain of people calls
+// it in the transaction of an erasure.
+func (r *Registry) ReleaseDevices(ctx context.Context, tx Tx, a Actor, userID string) (done func(), err error) {
+	devices, err := tx.OwnedDevices(ctx, userID, 0, 0)
+	if err != nil {
+		return nil, err
+	}
+	users := map[string]struct{}{userID: {}}
+	for _, d := range devices {
+		lost, err := r.giveUp(ctx, tx, a, d, userID)
+		if err != nil {
+			return nil, err
+		}
+		for _, u := range lost {
+			users[u] = struct{}{}
+		}
+	}
+	return func() {
+		for u := range users {
+			r.courier.AccessChanged(u)
+		}
+	}, nil
 }

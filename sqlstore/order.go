@@ -26,6 +26,9 @@ func (t *tx) InsertOrder(ctx context.Context, o registry.Order) (bool, error) {
 	if err != nil {
 		return false, err
 	}
+	if email == "" { // of somebody who was erased, and stays so
+		return false, nil
+	}
 	if email != o.UserEmail {
 		return false, registry.ErrOrderExists
 	}

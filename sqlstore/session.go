@@ -96,9 +96,10 @@ func (t *tx) RevokedSessions(ctx context.Context, since time.Time) ([]account.Re
 }
 
 // ScrubSessions implements account.SessionTx.
-func (t *tx) ScrubSessions(ctx context.Context, of account.Subject) error {
-	_, err := t.exec(ctx, `UPDATE auth_sessions SET install_id = NULL, device_name = NULL, platform = NULL, client_type = NULL, ip = NULL, user_agent = NULL
-		WHERE `+ownedBy(of), of.ID)
+func (t *tx) ScrubSessions(ctx context.Context, of account.Subject, until time.Time) error {
+	_, err := t.exec(ctx, `UPDATE auth_sessions SET install_id = NULL, device_name = NULL, platform = NULL, client_type = NULL, ip = NULL, user_agent = NULL,
+			absolute_expires_at = CASE WHEN absolute_expires_at > $2 THEN $2 ELSE absolute_expires_at END
+		WHERE `+ownedBy(of), of.ID, micros(until))
 	return err
 }
 

@@ -64,3 +64,22 @@ func (t *tx) InsertIdentity(ctx context.Context, provider, subject, userID strin
 	}
 	return err
 }
+
+// Identities implements account.UserTx.
+func (t *tx) Identities(ctx context.Context, userID string) ([]account.LinkedIdentity, error) {
+	return collect(ctx, t, `SELECT provider, min(created_at) FROM user_identities WHERE user_id = $1
+		GROUP BY provider ORDER BY min(created_at), provider`, []any{userID},
+		func(scan scanFunc, i *account.LinkedIdentity) error { return scan(&i.Provider, at(&i.CreatedAt)) })
+}
+
+// DeleteIdentities implements account.UserTx.
+func (t *tx) DeleteIdentities(ctx context.Context, userID, provider string) (bool, error) {
+	return t.changes(ctx, `DELETE FROM user_identities WHERE user_id = $1 AND provider = $2
+		AND EXISTS (SELECT 1 FROM user_identities o WHERE o.user_id = $1 AND o.provider <> $2)`, userID, provider)
+}
+
+// SetUserEmail implements account.UserTx.
+func (t *tx) SetUserEmail(ctx context.Context, userID, email string, now time.Time) (bool, error) {
+	return t.changes(ctx, `UPDATE users SET email = $2, email_verified = TRUE, updated_at = $3 WHERE user_id = $1 AND email IS NULL
+		AND NOT EXISTS (SELECT 1 FROM users o WHERE o.email = $2 AND o.email_verified)`, userID, email, micros(now))
+}

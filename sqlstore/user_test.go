@@ -3,8 +3,10 @@ package sqlstore_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/registry"
 )
 
 func TestUsers(t *testing.T) {
@@ -74,6 +76,153 @@ func TestUsers(t *testing.T) {
 				return tx.InsertIdentity(ctx, "google", "sub-1", "u3", t0)
 			})
 			is(t, "second", err, account.ErrIdentityTaken)
+		})
+	})
+}
+
+func TestIdentities(t *testing.T) {
+	eachEngine(t, func(t *testing.T, s *store) {
+		s.user("u1", "ann@example.com")
+		s.user("u2", "")
+		s.user("u3", "")
+		s.write(func(ctx context.Context, tx account.Tx) error {
+			for i, id := range []struct{ provider, subject, user string }{
+				{"wechat", "openid:1", "u1"}, {"wechat", "unionid:1", "u1"}, {"google", "1", "u1"}, {"google", "2", "u2"},
+			} {
+				if err := tx.InsertIdentity(ctx, id.provider, id.subject, id.user, after(i)); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		t.Run("are listed by provider, the oldest first", func(t *testing.T) {
+			s.read(func(ctx context.Context, tx account.Tx) error {
+				list, err := tx.Identities(ctx, "u1")
+				equal(t, "list", list, []account.LinkedIdentity{{Provider: "wechat", CreatedAt: t0}, {Provider: "google", CreatedAt: after(2)}})
+				return err
+			})
+		})
+		t.Run("can be taken away while there is another", func(t *testing.T) {
+			s.write(func(ctx context.Context, tx account.Tx) error {
+				for _, c := range []struct {
+					user, provider string
+					want           bool
+				}{{"u1", "apple", false}, {"u2", "google", false}, {"u1", "wechat", true}, {"u1", "wechat", false}, {"u1", "google", false}} {
+					changed, err := tx.DeleteIdentities(ctx, c.user, c.provider)
+					if err != nil {
+						return err
+					}
+					equal(t, c.user+" "+c.provider, changed, c.want)
+				}
+				_, err := tx.UserByIdentity(ctx, "wechat", "openid:1")
+				is(t, "the other name", err, account.ErrUserNotFound)
+				return nil
+			})
+		})
+		t.Run("bring an e-mail to who has none, if nobody has it", func(t *testing.T) {
+			s.write(func(ctx context.Context, tx account.Tx) error {
+				for _, c := range []struct {
+					user, email string
+					want        bool
+				}{{"u2", "ann@example.com", false}, {"u1", "new@example.com", false}, {"u2", "bob@example.com", true}, {"u3", "bob@example.com", false}, {"nobody", "x@example.com", false}} {
+					changed, err := tx.SetUserEmail(ctx, c.user, c.email, after(9))
+					if err != nil {
+						return err
+					}
+					equal(t, c.user+" "+c.email, changed, c.want)
+				}
+				id, ok, err := tx.UserByVerifiedEmail(ctx, "bob@example.com")
+				equal(t, "owner", []any{id, ok}, []any{"u2", true})
+				return err
+			})
+		})
+	})
+}
+
+func TestEraseUser(t *testing.T) {
+	eachEngine(t, func(t *testing.T, s *store) {
+		s.user("u1", "ann@example.com")
+		s.user("u2", "bob@example.com")
+		no := s.enrol(1)
+		s.own(no, "u1", registry.RoleOwner)
+		s.begin(session("s1", ann))
+		order := func(id string, mac registry.MAC, email string) registry.Order {
+			return registry.Order{OrderID: id, DeviceMAC: mac, UserEmail: email, ShippedAt: t0, CreatedAt: t0}
+		}
+		s.write(func(ctx context.Context, tx account.Tx) error {
+			for _, o := range []registry.Order{
+				order("open", mac(1), "ann@example.com"), order("linked", mac(2), "gift@example.com"), order("bobs", mac(3), "bob@example.com"), order("anns, but bobs", mac(4), "ann@example.com"),
+			} {
+				if _, err := tx.InsertOrder(ctx, o); err != nil {
+					return err
+				}
+			}
+			for id, m := range map[string]registry.MAC{"linked": mac(2)} {
+				if _, err := tx.LinkOrder(ctx, id, m, "u1", t0); err != nil {
+					return err
+				}
+			}
+			if _, err := tx.LinkOrder(ctx, "anns, but bobs", mac(4), "u2", t0); err != nil {
+				return err
+			}
+			for i, actor := range []string{"user:u1", "user:u2", "user:u11"} {
+				if err := tx.InsertAudit(ctx, registry.AuditEvent{ID: int64(i + 1), Domain: "account", Event: "x", Actor: actor, IP: "192.0.2.7", UserAgent: "App/1", Client: "app", At: t0}); err != nil {
+					return err
+				}
+			}
+			return tx.InsertIdentity(ctx, "google", "1", "u1", t0)
+		})
+		s.write(func(ctx context.Context, tx account.Tx) error {
+			if err := tx.ScrubSessions(ctx, ann, after(60)); err != nil {
+				return err
+			}
+			return tx.EraseUser(ctx, "u1", "ann@example.com", after(1))
+		})
+		s.read(func(ctx context.Context, tx account.Tx) error {
+			_, err := tx.User(ctx, "u1")
+			is(t, "user", err, account.ErrUserNotFound)
+			_, err = tx.UserByIdentity(ctx, "google", "1")
+			is(t, "identity", err, account.ErrUserNotFound)
+			rows, err := tx.Ownerships(ctx, no)
+			equal(t, "ownerships", len(rows), 0)
+			if err != nil {
+				return err
+			}
+			events, err := tx.Audit(ctx, registry.AuditFilter{})
+			for _, e := range events {
+				equal(t, "address of "+e.Actor, e.IP+e.UserAgent == "", e.Actor == "user:u1")
+			}
+			if err != nil {
+				return err
+			}
+			open, ok, err := tx.OpenOrder(ctx, mac(1))
+			equal(t, "the line is not open any more", []any{open.OrderID, ok}, []any{"", false})
+			return err
+		})
+		equal(t, "session", s.session("s1"), account.Session{
+			ID: "s1", Of: ann, Scopes: []string{"device:read", "device:control"}, Method: "google",
+			CreatedAt: t0, LastUsedAt: t0, ExpiresAt: t0.Add(time.Hour), AbsoluteExpiresAt: after(60),
+		})
+		t.Run("an import that names the e-mail again changes nothing", func(t *testing.T) {
+			s.write(func(ctx context.Context, tx account.Tx) error {
+				for _, o := range []registry.Order{order("open", mac(1), "ann@example.com"), order("linked", mac(2), "gift@example.com"), order("anns, but bobs", mac(4), "ann@example.com")} {
+					created, err := tx.InsertOrder(ctx, o)
+					if err != nil {
+						return err
+					}
+					equal(t, o.OrderID, created, false)
+				}
+				list, err := tx.OpenOrdersFor(ctx, "ann@example.com")
+				equal(t, "open lines", len(list), 0)
+				return err
+			})
+		})
+		t.Run("what is another person's stays", func(t *testing.T) {
+			s.write(func(ctx context.Context, tx account.Tx) error {
+				_, err := tx.InsertOrder(ctx, order("bobs", mac(3), "x@example.com"))
+				is(t, "another's line", err, registry.ErrOrderExists)
+				return nil
+			})
 		})
 	})
 }

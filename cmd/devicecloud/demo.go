@@ -29,10 +29,13 @@ const (
 	demoUser = "demo@example.com"
 	// demoInterval is how often a simulated device reports its state.
 	demoInterval = "5s"
+	// demoTokens is how long its access tokens live, so that what it prints works for an
+	// afternoon.
+	demoTokens = 12 * time.Hour
 )
 
 func (cmd demoCmd) Run(c *app.Config, t terminal) error {
-	c.Dev = true
+	c.Dev, c.AccessTTL = true, demoTokens
 	if err := c.Prepare(); err != nil {
 		return usageError{err}
 	}

@@ -72,7 +72,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	if err := a.loadTLS(); err != nil {
 		return nil, err
 	}
-	key, err := c.signingKey()
+	keys, err := c.signingKeys()
 	if err != nil {
 		return nil, err
 	}
@@ -98,7 +98,10 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	root := topic.Root(c.TopicRoot)
 	courier := hooks.NewCourier(a.broker.Server(), root, log)
 	a.registry = registry.New(a.db.Registry(), courier, regOptions)
-	a.accounts, err = account.New(a.db.Accounts(), a.registry, account.Options{SigningKey: key, NextID: regOptions.NextID, Dev: c.Dev, Logger: log})
+	a.accounts, err = account.New(a.db.Accounts(), a.registry, account.Options{
+		SigningKey: keys[0], MoreKeys: keys[1:], ReloadKeys: c.reloadSigningKeys(), NextID: regOptions.NextID, Dev: c.Dev,
+		AccessTTL: c.AccessTTL, Logger: log,
+	})
 	if err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
@@ -177,6 +180,7 @@ func (a *App) Run(ctx context.Context) error {
 			a.log.Error("the registry's recurring work ended", "error", err)
 		}
 	})
+	background.Go(func() { a.accounts.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
 		background.Go(func() {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"reflect"
 	"strings"
+	"time"
 )
 
 // Config is every setting that something in the program obeys. A field's flag is
@@ -14,6 +15,9 @@ type Config struct {
 	// Dev is --dev: a development CA, loopback plain MQTT, no rate limits and the
 	// login provider "dev". None of it exists without.
 	Dev bool `kong:"-"`
+	// AccessTTL is the life of an access token, 0 for the usual one. It is no setting:
+	// the demonstration prints a token that has to last for an afternoon.
+	AccessTTL time.Duration `kong:"-"`
 
 	DataDir         string `name:"data-dir" default:"./data" help:"SQLite file, and in dev mode CA and keys"`
 	DatabaseURL     Secret `name:"database-url" help:"sqlite:PATH or postgres://...; default sqlite:DATA_DIR/devicecloud.db"`
@@ -42,8 +46,8 @@ type Config struct {
 	AdminEmail              string   `name:"admin-email" help:"first administrator, made only when there is none"`
 	AdminPassword           Secret   `name:"admin-password" help:"password of the first administrator, at least 12 characters"`
 	AdminPasswordFile       string   `name:"admin-password-file" help:"file that holds ADMIN_PASSWORD"`
-	TokenSigningKey         Secret   `name:"token-signing-key" help:"Ed25519 private key, PEM (PKCS 8)"`
-	TokenSigningKeyFile     string   `name:"token-signing-key-file" help:"file that holds TOKEN_SIGNING_KEY"`
+	TokenSigningKey         Secret   `name:"token-signing-key" help:"Ed25519 private keys, PEM (PKCS 8): the first signs, all verify"`
+	TokenSigningKeyFile     string   `name:"token-signing-key-file" help:"file that holds TOKEN_SIGNING_KEY; reloaded when it changes"`
 	SecretEncryptionKey     Secret   `name:"secret-encryption-key" help:"32 bytes, base64: seals credentials at rest"`
 	SecretEncryptionKeyFile string   `name:"secret-encryption-key-file" help:"file that holds SECRET_ENCRYPTION_KEY"`
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -118,7 +119,7 @@ func (c *Config) checkSecrets() error {
 		if !c.Dev {
 			wrong = append(wrong, errors.New("TOKEN_SIGNING_KEY is required: an Ed25519 private key, for example from `openssl genpkey -algorithm ed25519`"))
 		}
-	} else if _, err := c.signingKey(); err != nil {
+	} else if _, err := c.signingKeys(); err != nil {
 		wrong = append(wrong, fmt.Errorf("TOKEN_SIGNING_KEY: %w", err))
 	}
 	if (c.AdminEmail == "") != (c.AdminPassword == "") {
@@ -145,7 +146,6 @@ func (c *Config) checkStrength() error {
 		weak   func(string) error
 	}{
 		{"DATABASE_URL", c.DatabaseURL, weakURL},
-		{"TOKEN_SIGNING_KEY", Secret(c.signingKeyText()), weakSigningKey},
 	} {
 		if s.secret == "" {
 			continue
@@ -220,16 +220,45 @@ func (c *Config) encryptionKey() ([]byte, error) {
 	return key, nil
 }
 
-// signingKey is TOKEN_SIGNING_KEY; in dev mode without one, a key that is made once
-// in DATA_DIR. Line breaks may be written "\n", as in a one-line environment file.
-func (c *Config) signingKey() (account.SigningKey, error) {
+// signingKeys are TOKEN_SIGNING_KEY, the first of which signs; in dev mode without
+// any, a key that is made once in DATA_DIR. Line breaks may be written "\n", as in a
+// one-line environment file.
+func (c *Config) signingKeys() ([]account.SigningKey, error) {
 	if c.TokenSigningKey == "" && c.Dev {
-		return account.LoadOrCreateSigningKey(filepath.Join(c.DataDir, "token-signing-key.pem"))
+		return account.LoadOrCreateSigningKeys(filepath.Join(c.DataDir, signingKeyFile))
 	}
-	return account.ParseSigningKey([]byte(c.signingKeyText()))
+	return c.parseSigningKeys(c.TokenSigningKey.Reveal())
 }
 
-// signingKeyText is TOKEN_SIGNING_KEY with its line breaks.
-func (c *Config) signingKeyText() string {
-	return strings.ReplaceAll(c.TokenSigningKey.Reveal(), `\n`, "\n")
+// signingKeyFile is the name of the key file of dev mode, in DATA_DIR.
+const signingKeyFile = "token-signing-key.pem"
+
+// parseSigningKeys refuses keys that others have, or can guess, outside of dev mode.
+func (c *Config) parseSigningKeys(text string) ([]account.SigningKey, error) {
+	text = strings.ReplaceAll(text, `\n`, "\n")
+	if !c.Dev {
+		if err := weakSigningKey(text); err != nil {
+			return nil, fmt.Errorf("a key %w", err)
+		}
+	}
+	return account.ParseSigningKeys([]byte(text))
+}
+
+// reloadSigningKeys reads the file that the signing keys are in anew; nil when they
+// are not in a file.
+func (c *Config) reloadSigningKeys() func() ([]account.SigningKey, error) {
+	file := c.TokenSigningKeyFile
+	if c.TokenSigningKey == "" && c.Dev {
+		file = filepath.Join(c.DataDir, signingKeyFile)
+	}
+	if file == "" {
+		return nil
+	}
+	return func() ([]account.SigningKey, error) {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		return c.parseSigningKeys(string(text))
+	}
 }

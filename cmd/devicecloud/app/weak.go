@@ -123,7 +123,7 @@ func weakSigningKey(text string) error {
 		}
 		for _, known := range published {
 			if hex.EncodeToString(key.Seed()) == known {
-				return errors.New("is a key that a specification publishes: make one of your own")
+				return errors.New("is published in a specification: make one of your own")
 			}
 		}
 		if err := weakKey(key.Seed()); err != nil {

@@ -1,0 +1,84 @@
+package account
+
+import (
+	"context"
+	"time"
+)
+
+const (
+	// keyInterval is how often the signing keys are looked at; purgeInterval, how often
+	// what has expired is deleted, at most purgeBatch rows in one transaction so that
+	// nobody waits for it.
+	keyInterval   = 5 * time.Second
+	purgeInterval = time.Minute
+	purgeBatch    = 500
+	// linkRetention is how long mailed links are kept. [contracts C.2]
+	linkRetention = 24 * time.Hour
+)
+
+// Run does the recurring work of the domain until ctx ends: it follows the signing
+// keys, deletes what has expired, and forgets revocations that are not needed any
+// more. It returns when the followers that were called have returned too.
+func (s *Service) Run(ctx context.Context) {
+	keys, purge := time.NewTicker(keyInterval), time.NewTicker(purgeInterval)
+	defer keys.Stop()
+	defer purge.Stop()
+	defer s.revocation.calls.Wait()
+	for {
+		var err error
+		select {
+		case <-ctx.Done():
+			return
+		case <-keys.C:
+			err = s.followKeys(ctx)
+		case <-purge.C:
+			s.revocation.forget(s.opts.Now())
+			err = s.purge(ctx)
+		}
+		if err != nil && ctx.Err() == nil {
+			s.log.Warn("recurring work on accounts failed; it will be tried again", "error", err)
+		}
+	}
+}
+
+// followKeys reads the signing keys anew and lets a published one begin to sign. A
+// list that cannot be read leaves the old one in use, and is logged once.
+func (s *Service) followKeys(ctx context.Context) error {
+	if s.opts.ReloadKeys != nil {
+		keys, err := s.opts.ReloadKeys()
+		if err == nil {
+			err = s.ReplaceSigningKeys(keys)
+		}
+		problem := ""
+		if err != nil {
+			problem = err.Error()
+		}
+		if problem != s.keyProblem && problem != "" {
+			s.log.Error("the signing keys cannot be read anew; the old ones stay", "error", err)
+		}
+		s.keyProblem = problem
+	}
+	return s.advanceKeys(ctx)
+}
+
+// purge deletes sessions that have ended for good, with their refresh tokens, used
+// tokens of providers that have expired, and mailed links of yesterday.
+func (s *Service) purge(ctx context.Context) error {
+	now := s.now()
+	for _, remove := range []func(tx Tx) (int, error){
+		func(tx Tx) (int, error) { return tx.DeleteSessions(ctx, now, purgeBatch) },
+		func(tx Tx) (int, error) { return tx.DeleteUsedTokens(ctx, now, purgeBatch) },
+		func(tx Tx) (int, error) { return tx.DeleteMagicLinks(ctx, now.Add(-linkRetention), purgeBatch) },
+	} {
+		for n := purgeBatch; n == purgeBatch; {
+			err := s.store.InTx(ctx, func(tx Tx) (err error) {
+				n, err = remove(tx)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,27 @@
+package sqlstore
+
+import (
+	"context"
+	"time"
+)
+
+// EraseUser implements account.UserTx. An order line without e-mail counts as linked,
+// so that it can never be somebody else's purchase.
+func (t *tx) EraseUser(ctx context.Context, userID, email string, now time.Time) error {
+	for _, s := range []struct {
+		query string
+		args  []any
+	}{
+		{`UPDATE orders SET user_email = '', linked_at = coalesce(linked_at, $3),
+				linked_user_id = CASE WHEN linked_user_id = $1 THEN NULL ELSE linked_user_id END
+			WHERE linked_user_id = $1 OR (user_email = $2 AND $2 <> '')`, []any{userID, email, micros(now)}},
+		{`DELETE FROM magic_links WHERE email = $1 AND $1 <> ''`, []any{email}},
+		{`UPDATE device_audit SET ip = NULL, user_agent = NULL WHERE actor = $1`, []any{"user:" + userID}},
+		{`DELETE FROM users WHERE user_id = $1`, []any{userID}}, // with identities and ownerships
+	} {
+		if _, err := t.exec(ctx, s.query, s.args...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
