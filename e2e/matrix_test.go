@@ -31,7 +31,7 @@ var cast = []string{"anonymous", "stranger", "viewer", "shared", "owner", "suppo
 type rule struct {
 	route  string
 	want   string
-	body   string // that is taken; "csv:" and "form:" before it say that it is no JSON. $MAC, $NEW, $HASH: see [stage.fill]
+	body   string // that is taken; "csv:" and "form:" before it say that it is no JSON. $MAC and the like: see [stage.fill]
 	absent string // what staff are answered about what does not exist, where it does not follow
 }
 
@@ -47,7 +47,16 @@ var matrix = []rule{
 
 	{route: "POST /api/auth/app-token", want: "           ok      ok     ok     ok     ok     ok     ok", body: `{"provider":"dev","id_token":"$NEW@example.com"}`},
 	{route: "POST /admin/auth/login", want: "             ok      ok     ok     ok     ok     ok     ok", body: `{"email":"` + adminEmail + `","password":"` + adminPassword + `"}`},
+	{route: "DELETE /api/auth/app-token", want: "         401     ok     ok     ok     ok     ok     ok"},
+	{route: "POST /api/auth/refresh", want: "             ok      ok     ok     ok     ok     ok     ok", body: `{"refresh_token":"$REFRESH"}`},
+	{route: "POST /api/auth/logout", want: "              401     ok     ok     ok     ok     ok     ok", body: `{"all":true}`},
 	{route: "GET /api/me", want: "                        401     ok     ok     ok     ok     ok     ok"},
+	{route: "DELETE /api/me", want: "                     401     ok     ok     ok     ok     role   role"},
+	{route: "GET /api/me/sessions", want: "               401     ok     ok     ok     ok     ok     ok"},
+	{route: "DELETE /api/me/sessions", want: "            401     ok     ok     ok     ok     ok     ok"},
+	{route: "DELETE /api/me/sessions/{sid}", want: "      401     ok     ok     ok     ok     ok     ok"},
+	{route: "POST /api/me/identities", want: "            401     ok     ok     ok     ok     role   role", body: `{"provider":"dev","id_token":"$NEW@example.com"}`},
+	{route: "DELETE /api/me/identities/{provider}", want: "401    ok     ok     ok     ok     role   role"},
 
 	{route: "GET /api/devices", want: "                   401     ok     ok     ok     ok     ok     ok"},
 	{route: "GET /api/devices/{id}", want: "              401     404    ok     ok     ok     ok     ok"},
@@ -82,10 +91,19 @@ type noun struct {
 	value func(s *stage, t *testing.T, actor, target string) string
 }
 
+// aDevice are the targets of a path that names a device, and mine of one that names
+// what people have of their own.
+var (
+	aDevice = []string{"own", "shared", "foreign", "absent"}
+	mine    = []string{"own", "foreign", "absent"}
+)
+
 // nouns are the nouns by the path up to the variable.
 var nouns = map[string]noun{
-	"/api/devices/":   {[]string{"own", "shared", "foreign", "absent"}, "device_not_found", deviceOf},
-	"/admin/devices/": {[]string{"own", "shared", "foreign", "absent"}, "device_not_found", deviceOf},
+	"/api/devices/":       {aDevice, "device_not_found", deviceOf},
+	"/admin/devices/":     {aDevice, "device_not_found", deviceOf},
+	"/api/me/sessions/":   {mine, "session_not_found", sessionOf},
+	"/api/me/identities/": {mine, "identity_not_found", identityOf},
 }
 
 // nounOf is the noun that a path names, if it has a variable.
@@ -116,6 +134,25 @@ func (s *stage) device(actor, target string) Device {
 }
 
 func deviceOf(s *stage, _ *testing.T, actor, target string) string { return s.device(actor, target).ID }
+
+// sessionOf is a session beside the one that asks, somebody else's, or none.
+func sessionOf(s *stage, t *testing.T, actor, target string) string {
+	switch {
+	case target == "absent" || actor == "anonymous":
+		return "01a20234-6e85-7aaf-98b6-af4a4d15cedb"
+	case target == "foreign":
+		return claimOf(t, s.token(t, "other"), "sid")
+	case slices.Contains(persons, actor):
+		return claimOf(t, s.For(t).UserToken(s.users[actor].Email).Token, "sid")
+	}
+	return claimOf(t, s.staffLogin(t, s.staff[actor].Email, adminPassword).Token, "sid")
+}
+
+// identityOf is a way in that everybody of a stage has beside their first, that
+// somebody else has, or that nobody has.
+func identityOf(_ *stage, _ *testing.T, _, target string) string {
+	return map[string]string{"own": secondProvider, "foreign": othersProvider, "absent": "apple"}[target]
+}
 
 // verdict is an expected answer.
 type verdict struct {
@@ -155,36 +192,45 @@ func (r rule) read(t *testing.T, cell string, n noun) verdict {
 }
 
 // expect is what the route answers to one of the cast about a target. A person is the
-// owner of what they own, and a stranger to what is foreign or absent. To staff every
-// device is alike, and what is absent is not found where they would have been let in;
-// under /api/ they learn that first.
+// owner of a device that they own, and a stranger to what is foreign or absent. To
+// staff every device is alike, and what is absent is not found where they would have
+// been let in; under /api/ they learn that first.
 func (r rule) expect(t *testing.T, actor, target string, n noun) verdict {
 	t.Helper()
 	cells := strings.Fields(r.want)
 	if len(cells) != len(cast) {
 		t.Fatalf("the row of %s has %d columns, the cast %d", r.route, len(cells), len(cast))
 	}
-	cell := func(who string) string { return cells[slices.Index(cast, who)] }
-	isPerson := slices.Contains(persons, actor)
+	cell := cells[slices.Index(cast, actor)]
+	elsewhere := target == "absent" || target == "foreign" && !slices.Contains(n.targets, "shared")
+	if slices.Contains(n.targets, "shared") && slices.Contains(persons, actor) {
+		switch target {
+		case "own":
+			cell = cells[slices.Index(cast, "owner")]
+		case "foreign", "absent":
+			cell = cells[slices.Index(cast, "stranger")]
+		}
+		elsewhere = false
+	}
 	switch {
-	case isPerson && target == "own":
-		return r.read(t, cell("owner"), n)
-	case isPerson && (target == "foreign" || target == "absent"):
-		return r.read(t, cell("stranger"), n)
-	case target != "absent" || actor == "anonymous":
-		return r.read(t, cell(actor), n)
-	case r.absent != "" && cell(actor) == "ok":
+	case !elsewhere || actor == "anonymous":
+		return r.read(t, cell, n)
+	case r.absent != "" && cell == "ok":
 		return r.read(t, r.absent, n)
-	case cell(actor) == "ok" || strings.Contains(r.route, " /api/"):
+	case cell == "ok" || slices.Contains(n.targets, "shared") && strings.Contains(r.route, " /api/"):
 		return r.read(t, "404", n)
 	}
-	return r.read(t, cell(actor), n)
+	return r.read(t, cell, n)
 }
 
 // fill puts values into a body that nobody has used yet, and says of what media type
 // it is.
-func (s *stage) fill(body string) (text, contentType string) {
+func (s *stage) fill(t *testing.T, body string) (text, contentType string) {
+	t.Helper()
 	s.bodies++
+	if strings.Contains(body, "$REFRESH") {
+		body = strings.ReplaceAll(body, "$REFRESH", s.login(t, s.users["stranger"].Email)["refresh_token"].(string))
+	}
 	d := NewDevice()
 	hash := strings.TrimSuffix(strings.TrimPrefix(line(d), d.MAC+","), "\n")
 	body = strings.NewReplacer("$MAC", d.MAC, "$NEW", fmt.Sprintf("new-%d", s.bodies), "$HASH", hash).Replace(body)
@@ -198,7 +244,8 @@ func (s *stage) fill(body string) (text, contentType string) {
 }
 
 // ask sends what the rule is about, as one of the cast, about a target.
-func (s *stage) ask(t *testing.T, r rule, path, actor, target string) reply {
+// want says whether the database is to be held against what it was.
+func (s *stage) ask(t *testing.T, r rule, path, actor, target string, want verdict) reply {
 	t.Helper()
 	method, _, _ := strings.Cut(r.route, " ")
 	n, named := nounOf(t, strings.Replace(path, "/api/v1/", "/api/", 1))
@@ -208,8 +255,10 @@ func (s *stage) ask(t *testing.T, r rule, path, actor, target string) reply {
 		path = before + n.value(s, t, actor, target) + after
 	}
 	token := s.token(t, actor)
-	body, contentType := s.fill(r.body)
-	s.records.mark(t)
+	body, contentType := s.fill(t, r.body)
+	if !want.allowed() {
+		s.records.mark(t)
+	}
 	return s.exchange(t, request{method, path, token, contentType, body})
 }
 
@@ -298,7 +347,7 @@ func (th *theatre) play(t *testing.T, r rule, route string, common *stage) (cell
 				continue
 			}
 			cells++
-			refused[target] = common.ask(t, r, path, actor, target)
+			refused[target] = common.ask(t, r, path, actor, target, want)
 			common.check(t, refused[target], want, actor, target)
 		}
 		foreign, ok := refused["foreign"]
@@ -319,7 +368,7 @@ func (th *theatre) play(t *testing.T, r rule, route string, common *stage) (cell
 			if method != http.MethodGet && canonical != "/admin/auth/login" {
 				s = th.build(t)
 			}
-			s.check(t, s.ask(t, r, path, actor, target), want, actor, target)
+			s.check(t, s.ask(t, r, path, actor, target, want), want, actor, target)
 		}
 	}
 	return cells

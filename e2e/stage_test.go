@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/golang-jwt/jwt/v5"
 	"github.com/gorilla/mux"
 	"github.com/opticworks/devicecloud/account"
 	"github.com/opticworks/devicecloud/cmd/devicecloud/app"
@@ -143,6 +144,12 @@ type stage struct {
 	none  Device // was never enrolled
 }
 
+// The ways in that the people of a stage have beside the dev provider.
+const (
+	secondProvider = "google"
+	othersProvider = "wechat_miniprogram" // only of the one called other
+)
+
 // build makes a stage: the devices as a factory does, the people and what they are
 // to the devices through the store, because sharing has no route.
 func (th *theatre) build(t *testing.T) *stage {
@@ -165,8 +172,14 @@ func (th *theatre) build(t *testing.T) *stage {
 			if err := tx.InsertUser(ctx, account.User{ID: u.ID, Email: u.Email, EmailVerified: true, CreatedAt: at}); err != nil {
 				return err
 			}
-			if err := tx.InsertIdentity(ctx, account.ProviderDev, u.Email, u.ID, at); err != nil {
-				return err
+			providers := []string{account.ProviderDev, secondProvider}
+			if name == "other" {
+				providers = append(providers, othersProvider)
+			}
+			for _, provider := range providers {
+				if err := tx.InsertIdentity(ctx, provider, u.Email, u.ID, at); err != nil {
+					return err
+				}
 			}
 			if err := give(ctx, tx, s.own[name], u, registry.RoleOwner); err != nil {
 				return err
@@ -221,6 +234,23 @@ func (s *stage) token(t *testing.T, name string) string {
 		s.users[name] = u
 	}
 	return u.Token
+}
+
+// login is the answer to a person who comes in by the dev provider.
+func (c *Cloud) login(t *testing.T, email string) (answer map[string]any) {
+	t.Helper()
+	c.For(t).Post("/api/auth/app-token", "", map[string]any{"provider": "dev", "id_token": email, "device": map[string]string{"install_id": "install-1"}}, &answer)
+	return answer
+}
+
+// claimOf is a claim of an access token, as text.
+func claimOf(t *testing.T, token, name string) string {
+	t.Helper()
+	claims := jwt.MapClaims{}
+	if _, _, err := jwt.NewParser().ParseUnverified(token, claims); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprint(claims[name])
 }
 
 // request is one HTTP request; contentType "" is JSON when there is a body.
