@@ -144,6 +144,35 @@ func (v *voyage) peopleSignIn() {
 	}
 }
 
+// sessionsEnd refreshes, replays and ends sessions, and changes the ways in.
+func (v *voyage) sessionsEnd() {
+	signIn := func(email string) reply {
+		return v.send("POST", "/api/auth/app-token", "", object{"provider": "dev", "id_token": email, "device": object{"install_id": "i1"}})
+	}
+	r := signIn("traveller@example.com")
+	first := v.text(r, "refresh_token")
+	next := v.send("POST", "/api/v1/auth/refresh", "", object{"refresh_token": first, "install_id": "i1"})
+	v.send("POST", "/api/v1/auth/refresh", "", object{"refresh_token": first, "install_id": "i1"})
+	v.send("GET", "/api/me/sessions", v.token(next), nil)
+	v.send("POST", "/api/auth/refresh", "", object{"refresh_token": v.text(next, "refresh_token"), "install_id": v.text(next, "refresh_token")})
+	v.bodies("/api/auth/refresh", "", first, "refresh_token", "install_id")
+	v.send("GET", "/api/me", v.token(next), nil)
+	v.send("GET", "/api/me", first, nil) // a refresh token as access token
+	unknown := v.plant("an unknown refresh token", base64.RawURLEncoding.EncodeToString([]byte(rand.Text()+"012345")))
+	v.send("POST", "/api/auth/refresh", "", object{"refresh_token": unknown})
+	r = signIn("traveller@example.com")
+	token := v.token(r)
+	v.bodies("/api/me/identities", token, v.plant("a second provider's token", "second+"+rand.Text()), "id_token", "provider", "code", "nonce")
+	v.send("POST", "/api/me/identities", token, object{"provider": "dev", "id_token": "second@example.com"})
+	v.send("DELETE", "/api/me/identities/dev", token, nil)
+	v.send("DELETE", "/api/me/identities/dev", token, nil)
+	v.bodies("/api/auth/logout", token, v.text(r, "refresh_token"), "refresh_token", "all")
+	r = signIn("eraser@example.com")
+	v.send("DELETE", "/api/auth/app-token", v.token(r), object{"refresh_token": v.text(r, "refresh_token")})
+	v.send("DELETE", "/api/me", v.token(signIn("eraser@example.com")), nil)
+	v.send("POST", "/api/auth/logout", v.token(signIn("traveller@example.com")), object{"all": true})
+}
+
 // devicesComeIn enrols devices and lets them connect, well and badly.
 func (v *voyage) devicesComeIn() {
 	d, hash := v.factory()
@@ -313,6 +342,7 @@ var journeys = []struct {
 }{
 	{"staff sign in", (*voyage).staffSignsIn},
 	{"people sign in", (*voyage).peopleSignIn},
+	{"sessions end", (*voyage).sessionsEnd},
 	{"devices come in", (*voyage).devicesComeIn},
 	{"people listen", (*voyage).peopleListen},
 	{"nothing can be written", (*voyage).nothingCanBeWritten},
