@@ -86,6 +86,10 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
+	staff, err := c.staffProvider()
+	if err != nil {
+		return nil, err
+	}
 
 	providers, err := c.providers(log)
 	if err != nil {
@@ -112,6 +116,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	a.accounts, err = account.New(a.db.Accounts(), a.registry, account.Options{
 		SigningKey: keys[0], MoreKeys: keys[1:], ReloadKeys: c.reloadSigningKeys(), NextID: regOptions.NextID, Dev: c.Dev,
 		AccessTTL: c.AccessTTL, Providers: providers, Mailer: mailer, LinkPage: c.linkPage(), Logger: log,
+		Sealer: regOptions.Sealer, StaffProvider: staff, StaffGroups: c.staffGroups(),
 	})
 	if err != nil {
 		return nil, errors.Join(err, a.Close())

@@ -27,6 +27,7 @@ func (c *Config) Prepare() error {
 		c.checkNumbers(),
 		c.checkIdentity(),
 		errorOf(c.trustedProxies()),
+		errorOf(c.staffProvider()),
 	)
 }
 
