@@ -312,7 +312,8 @@ func TestSealedCredentials(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := fmt.Sprintf("%v %+v %#v %s", registry.Digest(want), registry.Digest(want), registry.Digest(want), registry.Digest(want)); strings.Contains(s, d.hash()[:8]) {
+	d8 := registry.Digest(want)
+	if s := fmt.Sprintf("%v %+v %#v %s %d %x %q", d8, d8, d8, d8, d8, d8, d8); strings.Trim(strings.ReplaceAll(s, "[redacted]", ""), " ") != "" {
 		t.Errorf("a digest prints itself: %s", s)
 	}
 }
