@@ -116,8 +116,11 @@ func TestACrowdOfHandshakesKeepsOthersInTheAcceptQueue(t *testing.T) {
 	for range 5 {
 		dial(t, h.TLSAddr(), 4).say(hello)
 	}
-	h.client(t, 5).open("not over TLS").alive()
-	if n := h.Open(); n > open+2 { // one more was being accepted when the crowd was complete
+	const others = 20 // by the time that these are served, an unhindered listener has let the five in
+	for i := range others {
+		h.client(t, 5).open(fmt.Sprint("not over TLS ", i)).alive()
+	}
+	if n := h.Open() - others; n > open+1 { // one more was being accepted when the crowd was complete
 		t.Errorf("%d are in, of a crowd of %d", n, open)
 	}
 	g.Leave()
@@ -140,7 +143,7 @@ func TestWhoHungUpWhileWaitingIsNotServed(t *testing.T) {
 		}
 	})
 	g, hello := h.Gate(), firstFlight(t, tls.CurveP256) // as short as a device's: one read takes it all
-	const tries = 20 // the kernel may hand over a FIN late
+	const tries = 20                                    // the kernel may hand over a FIN late
 	for n := range tries {
 		before := served.Load()
 		if !g.Enter(time.Now().Add(patience), false) {

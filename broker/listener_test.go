@@ -224,7 +224,9 @@ func firstFlight(t testing.TB, curves ...tls.CurveID) []byte {
 	near, far := net.Pipe()
 	defer near.Close()
 	defer far.Close()
-	go func() { _ = tls.Client(far, &tls.Config{InsecureSkipVerify: true, CurvePreferences: curves}).Handshake() }()
+	go func() {
+		_ = tls.Client(far, &tls.Config{InsecureSkipVerify: true, CurvePreferences: curves}).Handshake()
+	}()
 	head := make([]byte, 5)
 	if _, err := io.ReadFull(near, head); err != nil {
 		t.Fatal(err)
