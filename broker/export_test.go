@@ -53,7 +53,7 @@ func Socket(nc net.Conn, queue int, stall time.Duration) (conn net.Conn, failure
 type Gate struct{ g *gate }
 
 // NewGate makes a gate with n slots.
-func NewGate(n int) Gate { return Gate{newGate(n)} }
+func NewGate(n int) Gate { return Gate{newGate(n, 0)} }
 
 // Gate is the broker's.
 func (b *Broker) Gate() Gate { return Gate{b.gate} }

@@ -6,13 +6,8 @@ import (
 	"time"
 )
 
-const (
-	// crowd is how many handshakes for each slot may wait for it before no more
-	// connections are accepted: some 100 ms of work.
-	crowd = 64
-	// crowdStep is how often acceptance looks whether the crowd has gone.
-	crowdStep = 5 * time.Millisecond
-)
+// crowdStep is how often acceptance looks whether a crowd has gone.
+const crowdStep = 5 * time.Millisecond
 
 // gate bounds how many TLS handshakes compute at once, so that a storm of them does not keep established sessions
 // waiting behind thousands of runnable goroutines.
@@ -21,18 +16,30 @@ const (
 // spent on most of them is lost to their deadline, their clients come again, and the storm feeds itself. A nil gate is
 // always open.
 type gate struct {
+	most     int           // slots
+	patience time.Duration // how long who is to begin may wait before it is a crowd
+
 	mu    sync.Mutex
-	most  int       // slots
-	taken int       // of them
-	begun list.List // of chan struct{}: who waits for a slot to go on, in order
+	taken int       // slots
+	begun list.List // of turn: who waits for a slot to go on, in order
 	fresh list.List // the same: to begin
 }
 
-func newGate(n int) *gate {
+// turn is somebody's place in line.
+type turn struct {
+	come  chan struct{} // capacity 1
+	since time.Time
+}
+
+// newGate makes a gate of n slots for handshakes that may take as long as limit; 0 is for ever.
+func newGate(n int, limit time.Duration) *gate {
 	if n <= 0 {
 		return nil
 	}
-	return &gate{most: n}
+	if limit <= 0 {
+		limit = 5 * time.Second
+	}
+	return &gate{most: n, patience: limit / 16}
 }
 
 // enter takes a slot. waited says that there was none at first; ok is false when none came free until expires, of which
@@ -48,8 +55,8 @@ func (g *gate) enter(expires time.Time, begun bool) (waited, ok bool) {
 	if begun {
 		line = &g.begun
 	}
-	turn := make(chan struct{}, 1)
-	place := line.PushBack(turn)
+	mine := turn{make(chan struct{}, 1), time.Now()}
+	place := line.PushBack(mine)
 	g.mu.Unlock()
 
 	var expired <-chan time.Time
@@ -59,14 +66,14 @@ func (g *gate) enter(expires time.Time, begun bool) (waited, ok bool) {
 		expired = t.C
 	}
 	select {
-	case <-turn:
+	case <-mine.come:
 		return true, true
 	case <-expired:
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	select {
-	case <-turn: // it came at the same moment
+	case <-mine.come: // it came at the same moment
 		return true, true
 	default:
 		line.Remove(place)
@@ -81,8 +88,8 @@ func (g *gate) leave() {
 	for _, line := range [...]*list.List{&g.begun, &g.fresh} {
 		if next := line.Front(); next != nil {
 			line.Remove(next)
-			if turn, ok := next.Value.(chan struct{}); ok {
-				turn <- struct{}{}
+			if t, ok := next.Value.(turn); ok {
+				t.come <- struct{}{}
 			}
 			return
 		}
@@ -90,13 +97,17 @@ func (g *gate) leave() {
 	g.taken--
 }
 
-// crowded reports whether so many wait to begin that accepting more would only make them wait here instead of in the
-// kernel's accept queue, where they cost nothing and no deadline runs.
+// crowded reports whether handshakes wait so long to begin that accepting more would only make them wait here instead
+// of in the kernel's accept queue, where they cost nothing and no deadline of ours runs.
 func (g *gate) crowded() bool {
 	if g == nil {
 		return false
 	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.fresh.Len() >= crowd*g.most
+	first, ok := turn{}, false
+	if next := g.fresh.Front(); next != nil {
+		first, ok = next.Value.(turn)
+	}
+	return ok && time.Since(first.since) > g.patience
 }

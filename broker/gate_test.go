@@ -102,17 +102,20 @@ func TestGate(t *testing.T) {
 
 // A storm waits where it costs nothing.
 func TestACrowdOfHandshakesKeepsOthersInTheAcceptQueue(t *testing.T) {
-	h := start(t, func(s *setup) { s.Limits.MaxHandshakes = 1 })
+	h := start(t, func(s *setup) {
+		s.Limits.MaxHandshakes, s.Limits.ConnectTimeout = 1, 8*time.Second
+	})
 	g := h.Gate()
 	if !g.Enter(time.Time{}, false) {
 		t.Fatal("an open gate")
 	}
 	hello := firstFlight(t)
-	open := 0
-	for ; !g.Crowded(); open++ {
+	const open = 3
+	for range open {
 		dial(t, h.TLSAddr(), 4).say(hello)
-		until(t, "it waits for a slot", func() bool { return g.Waiting() == open+1 })
 	}
+	until(t, "they wait for a slot", func() bool { return g.Waiting() == open })
+	until(t, "they have waited for long", g.Crowded)
 	for range 5 {
 		dial(t, h.TLSAddr(), 4).say(hello)
 	}
@@ -124,7 +127,7 @@ func TestACrowdOfHandshakesKeepsOthersInTheAcceptQueue(t *testing.T) {
 		t.Errorf("%d are in, of a crowd of %d", n, open)
 	}
 	g.Leave()
-	until(t, "the crowd has gone", func() bool { return g.Waiting() == 0 })
+	until(t, "the crowd has gone", func() bool { return !g.Crowded() })
 	for i := range 3 {
 		h.secure(t, 5).open(fmt.Sprint("device", i)).alive()
 	}
