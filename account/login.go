@@ -100,6 +100,9 @@ func (s *Service) useOnce(ctx context.Context, tx Tx, req LoginRequest, who Iden
 		return nil
 	}
 	proof, _ := req.proof()
+	if who.Proof != "" {
+		proof = who.Proof
+	}
 	sum := sha256.Sum256([]byte(req.Provider + "\x00" + proof))
 	expires := who.Expires
 	if earliest := s.now().Add(skew); expires.Before(earliest) { // a clock that is behind the provider's

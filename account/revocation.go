@@ -52,6 +52,13 @@ func (r *revocation) add(at time.Time, keys ...string) {
 	}
 }
 
+// restore takes back that something has ended: a service account was enabled again.
+func (r *revocation) restore(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.gone, key)
+}
+
 // drop is called with mu held.
 func (r *revocation) drop(f *follower) {
 	for _, k := range f.keys {

@@ -94,6 +94,7 @@ func (a *api) adminLogin(r *request) (answer, error) {
 	var in struct {
 		Email    string `json:"email"`
 		Password string `json:"password"`
+		TOTP     string `json:"totp"`
 	}
 	if err := a.limitLogins(r); err != nil {
 		return answer{}, err
@@ -101,7 +102,7 @@ func (a *api) adminLogin(r *request) (answer, error) {
 	if err := r.decode(&in, maxLogin); err != nil {
 		return answer{}, err
 	}
-	tokens, m, err := a.Accounts.AdminLogin(r.Context(), in.Email, in.Password, r.actor)
+	tokens, m, err := a.Accounts.AdminLogin(r.Context(), account.AdminLogin{Email: in.Email, Password: in.Password, TOTP: in.TOTP}, r.actor)
 	if err != nil {
 		return answer{}, err
 	}
@@ -117,7 +118,7 @@ func (a *api) jwks(r *request) (answer, error) {
 // meBody is a signed-in person.
 type meBody struct {
 	UserID        string         `json:"user_id"`
-	Kind          string         `json:"kind"` // user, admin, support
+	Kind          string         `json:"kind"` // user, admin, support, service
 	Email         *string        `json:"email"`
 	EmailVerified bool           `json:"email_verified"`
 	Scopes        []string       `json:"scopes"`     // of the token

@@ -91,11 +91,23 @@ func (a *api) identify(r *http.Request, audience who) (registry.Actor, error) {
 	}
 	actor.RequestID, actor.IP, actor.UserAgent = x.id, x.address.String(), clean(r.UserAgent())
 	actor.ClientType = clientType(r, actor.Kind)
-	isAdmin := actor.Kind == registry.ActorAdmin
-	if audience == admin && !isAdmin || audience == staff && !isAdmin && actor.Kind != registry.ActorSupport {
+	if !audience.answers(actor.Kind) {
 		return actor, registry.ErrInsufficientRole
 	}
 	return actor, nil
+}
+
+// answers reports whether a route for the audience answers a kind of actor at all.
+func (w who) answers(kind registry.ActorKind) bool {
+	switch w {
+	case admin:
+		return kind == registry.ActorAdmin
+	case staff:
+		return kind == registry.ActorAdmin || kind == registry.ActorSupport
+	case factory:
+		return kind == registry.ActorAdmin || kind == registry.ActorService
+	}
+	return true
 }
 
 // bearer is the token of the Authorization header. [RFC 6750 2.1]
@@ -124,6 +136,8 @@ func clientType(r *http.Request, kind registry.ActorKind) string {
 		return "admin-web"
 	case registry.ActorUser:
 		return "app"
+	case registry.ActorService:
+		return "service"
 	}
 	return ""
 }
@@ -145,6 +159,16 @@ func (r *request) deviceID() (string, error) {
 	id := mux.Vars(r.Request)["id"]
 	if !topic.ValidDeviceID(id) {
 		return "", registry.ErrDeviceNotFound
+	}
+	return id, nil
+}
+
+// id is the id of something else than a device in the path, by its name there; absent is
+// the answer to what cannot be an id.
+func (r *request) id(name string, absent error) (string, error) {
+	id := mux.Vars(r.Request)[name]
+	if !saneID(id) {
+		return "", absent
 	}
 	return id, nil
 }

@@ -128,6 +128,9 @@ var access = map[string]refusal{
 func TestAccess(t *testing.T) {
 	for _, rt := range served(t, newWorld(t, nil).Handler) {
 		canonical := strings.Replace(rt, "/api/v1/", "/api/", 1)
+		if _, ok := staffAccess[canonical]; ok {
+			continue
+		}
 		row, ok := access[canonical]
 		if !ok {
 			t.Errorf("%s is not in the table of access", rt)

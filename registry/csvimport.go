@@ -59,7 +59,7 @@ var errRollback = errors.New("an import with a bad line is rolled back")
 // (at most 5,000 lines), unless partial. A line that repeats a device with the same
 // secret is "existing". Errors: Invalid when the CSV itself cannot be read.
 func (r *Registry) ImportDevices(ctx context.Context, a Actor, text io.Reader, partial bool) (ImportReport, error) {
-	if err := staffOnly(a, ActorAdmin, ActorService); err != nil {
+	if err := adminOrService(a, ScopeDeviceEnroll); err != nil {
 		return ImportReport{}, err
 	}
 	seen := map[string]int{}
@@ -95,7 +95,7 @@ func (r *Registry) ImportDevices(ctx context.Context, a Actor, text io.Reader, p
 // ImportOrders writes the order lines of a CSV with a header line of order_id,
 // user_email, device_mac and optionally shipped_at; otherwise as ImportDevices.
 func (r *Registry) ImportOrders(ctx context.Context, a Actor, text io.Reader, partial bool) (ImportReport, error) {
-	if err := staffOnly(a, ActorAdmin, ActorService); err != nil {
+	if err := adminOrService(a, ScopeOrderWrite); err != nil {
 		return ImportReport{}, err
 	}
 	rows, err := readCSV(text, []string{"order_id", "user_email", "device_mac"}, []string{"shipped_at"}, func(_ int, f map[string]string) (row, error) {

@@ -72,7 +72,7 @@ func parseTime(s string) (time.Time, error) {
 // A device that has provisioned before its order arrived is linked at once. Errors:
 // Invalid, ErrOrderExists, Forbidden.
 func (r *Registry) CreateOrder(ctx context.Context, a Actor, req OrderRequest) (o Order, created bool, err error) {
-	if err := staffOnly(a, ActorAdmin, ActorService); err != nil {
+	if err := adminOrService(a, ScopeOrderWrite); err != nil {
 		return Order{}, false, err
 	}
 	if o, err = req.order(r.now()); err != nil {

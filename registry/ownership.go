@@ -83,7 +83,7 @@ func (r *Registry) Devices(ctx context.Context, a Actor, after int64, limit int)
 	case !a.Has(ScopeDeviceRead):
 		return nil, ErrInsufficientScope
 	case a.Kind != ActorUser:
-		return nil, nil // staff own nothing; they have a list of their own
+		return nil, nil // staff and service accounts own nothing; staff have a list of their own
 	}
 	err = r.store.View(ctx, func(tx Tx) (err error) {
 		list, err = tx.OwnedDevices(ctx, a.ID, after, limit)
@@ -109,7 +109,7 @@ func (r *Registry) auditSupport(ctx context.Context, a Actor, id string) error {
 	if a.Kind != ActorSupport {
 		return nil
 	}
-	return r.write(ctx, func(tx Tx) error { return r.audit(ctx, tx, a, id, "viewed_by_support", nil) })
+	return r.write(ctx, func(tx Tx) error { return r.audit(ctx, tx, a, id, "device_read", nil) })
 }
 
 // DeviceReports reads the latest config/status, ota/status, telemetry and

@@ -39,7 +39,7 @@ func (r *Registry) enrollment(req EnrollRequest) (e enrollment, err error) {
 // Enroll records a device that the factory made. Errors: Invalid,
 // ErrAlreadyEnrolled, Forbidden. [seed 003 4.1]
 func (r *Registry) Enroll(ctx context.Context, a Actor, req EnrollRequest) (Device, error) {
-	if err := staffOnly(a, ActorAdmin, ActorService); err != nil {
+	if err := adminOrService(a, ScopeDeviceEnroll); err != nil {
 		return Device{}, err
 	}
 	e, err := r.enrollment(req)

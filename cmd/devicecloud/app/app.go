@@ -84,6 +84,10 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
+	staff, err := c.staffProvider()
+	if err != nil {
+		return nil, err
+	}
 
 	a.db, err = sqlstore.Open(ctx, c.DatabaseURL.Reveal(), sqlstore.Options{Logger: log})
 	if err != nil {
@@ -101,6 +105,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	a.accounts, err = account.New(a.db.Accounts(), a.registry, account.Options{
 		SigningKey: keys[0], MoreKeys: keys[1:], ReloadKeys: c.reloadSigningKeys(), NextID: regOptions.NextID, Dev: c.Dev,
 		AccessTTL: c.AccessTTL, Logger: log,
+		Sealer: regOptions.Sealer, StaffProvider: staff, StaffGroups: c.staffGroups(),
 	})
 	if err != nil {
 		return nil, errors.Join(err, a.Close())

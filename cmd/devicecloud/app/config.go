@@ -51,6 +51,15 @@ type Config struct {
 	SecretEncryptionKey     Secret   `name:"secret-encryption-key" help:"32 bytes, base64: seals credentials at rest"`
 	SecretEncryptionKeyFile string   `name:"secret-encryption-key-file" help:"file that holds SECRET_ENCRYPTION_KEY"`
 
+	PublicURL                 string `name:"public-url" help:"address of this API as browsers reach it"`
+	AdminOIDCIssuer           string `name:"admin-oidc-issuer" help:"OpenID issuer through which staff may sign in; empty: by password alone"`
+	AdminOIDCClientID         string `name:"admin-oidc-client-id" help:"our client id there"`
+	AdminOIDCClientSecret     Secret `name:"admin-oidc-client-secret" help:"our client secret there; empty: a public client"`
+	AdminOIDCClientSecretFile string `name:"admin-oidc-client-secret-file" help:"file that holds ADMIN_OIDC_CLIENT_SECRET"`
+	AdminOIDCGroupsClaim      string `name:"admin-oidc-groups-claim" default:"groups" help:"claim of the ID token that lists a member's groups"`
+	AdminOIDCAdminGroup       string `name:"admin-oidc-admin-group" help:"whose members are administrators"`
+	AdminOIDCSupportGroup     string `name:"admin-oidc-support-group" help:"whose members are support staff"`
+
 	LimitConnectsPerDevice  Rate `name:"limit-connects-per-device" default:"6/m:20" dev:"0" help:"MQTT connections of one device"`
 	LimitStatePerDevice     Rate `name:"limit-state-per-device" default:"1/s:10" dev:"0" help:"state messages of one device"`
 	LimitTelemetryPerDevice Rate `name:"limit-telemetry-per-device" default:"1/m:5" dev:"0" help:"telemetry messages of one device"`

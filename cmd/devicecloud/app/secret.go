@@ -45,6 +45,7 @@ func (c *Config) readSecrets() error {
 		{"ADMIN_PASSWORD", &c.AdminPassword, c.AdminPasswordFile},
 		{"TOKEN_SIGNING_KEY", &c.TokenSigningKey, c.TokenSigningKeyFile},
 		{"SECRET_ENCRYPTION_KEY", &c.SecretEncryptionKey, c.SecretEncryptionKeyFile},
+		{"ADMIN_OIDC_CLIENT_SECRET", &c.AdminOIDCClientSecret, c.AdminOIDCClientSecretFile},
 	} {
 		if s.file == "" {
 			continue

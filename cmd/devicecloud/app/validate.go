@@ -30,6 +30,7 @@ func (c *Config) Prepare() error {
 		c.checkSecrets(),
 		c.checkNumbers(),
 		errorOf(c.trustedProxies()),
+		errorOf(c.staffProvider()),
 	)
 }
 
