@@ -16,10 +16,13 @@ import (
 	"github.com/opticworks/devicecloud/registry"
 )
 
-// payload is what an access token says.
-func payload(t testing.TB, token account.AccessToken) map[string]any {
+// payload is what an access token says, and header, how it is signed.
+func payload(t testing.TB, token account.AccessToken) map[string]any { return part(t, token, 1) }
+func header(t testing.TB, token account.AccessToken) map[string]any  { return part(t, token, 0) }
+
+func part(t testing.TB, token account.AccessToken, n int) map[string]any {
 	t.Helper()
-	part := strings.Split(token.Reveal(), ".")[1]
+	part := strings.Split(token.Reveal(), ".")[n]
 	b, err := base64.RawURLEncoding.DecodeString(part)
 	if err != nil {
 		t.Fatal(err)

@@ -31,6 +31,7 @@ type Options struct {
 	Heartbeat      time.Duration         // of event streams; default 15 s
 	Patience       time.Duration         // with a client that takes nothing of its event stream; default 10 s
 	TrustedProxies []netip.Prefix        // whose X-Forwarded-For and X-Forwarded-Proto count
+	AppLink        string                // URL that opens the app with a mailed link's token; default devicecloud://auth/magic
 	Limits         Limits
 }
 
@@ -40,6 +41,9 @@ func (o *Options) defaults() {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.AppLink == "" {
+		o.AppLink = "devicecloud://auth/magic"
 	}
 	if o.Heartbeat <= 0 {
 		o.Heartbeat = 15 * time.Second
