@@ -31,16 +31,15 @@ func (a *api) sendMagicLink(r *request) (answer, error) {
 	if err := r.decodeLogin(&in); err != nil {
 		return answer{}, err
 	}
-	// Before anything is stored or sent, and whether or not the address is anybody's.
-	// What is not an address is refused by the domain, after what is missing.
-	email, err := registry.NormalizeEmail(in.Email)
-	if err == nil {
-		err = a.limits.magicLink(exchangeOf(r.Request).address, email)
-	} else {
-		err = a.limitLogins(r)
-	}
-	if err != nil {
+	if err := a.limitLogins(r); err != nil {
 		return answer{}, err
+	}
+	// What is not an address is refused by the domain, after what is missing. The limit
+	// counts whether or not the address is anybody's.
+	if email, err := registry.NormalizeEmail(in.Email); err == nil {
+		if err := a.limits.magicLink(exchangeOf(r.Request).address, email); err != nil {
+			return answer{}, err
+		}
 	}
 	if err := a.Accounts.SendMagicLink(r.Context(), account.MagicLinkRequest{
 		Email: in.Email, InstallID: in.InstallID, CodeChallenge: in.CodeChallenge,

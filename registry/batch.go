@@ -67,9 +67,10 @@ type Disconnect struct {
 	At       time.Time
 	LastSeen time.Time
 	Reason   Reason
+	Tell     bool // the Row is wanted
 
 	Changed bool // result: this was the device's live connection
-	Row     Row  // result when Changed: what is true now
+	Row     Row  // result when Changed and Tell: what is true now
 }
 
 // Claim takes the next epoch for a new connection. It re-checks that the device
@@ -86,6 +87,7 @@ type Claim struct {
 	Remote       string
 	Protocol     int
 	At           time.Time
+	Tell         bool // State and ReportedAt of the Row are wanted
 
 	Refused bool // result: disabled, removed, or the credential is gone
 	Row     Row  // result unless Refused: what is true now, with the new epoch

@@ -112,12 +112,13 @@ func (f *feed) committed(b *Batch) {
 	}
 	for _, d := range b.Disconnects {
 		if d.Changed {
-			all = append(all, statusChange(d.DeviceID, d.At, d.Row.Presence))
+			// Not of the row, which is complete only when somebody watches over MQTT.
+			all = append(all, statusChange(d.DeviceID, d.At, Presence{Status: Offline, Reason: d.Reason, ChangedAt: d.At, LastSeen: d.LastSeen}))
 		}
 	}
 	for _, c := range b.Claims {
 		if !c.Refused {
-			all = append(all, statusChange(c.DeviceID, c.At, c.Row.Presence))
+			all = append(all, statusChange(c.DeviceID, c.At, Presence{Status: Online, Reason: Connected, ChangedAt: c.At, LastSeen: c.At}))
 		}
 	}
 	f.publish(all)

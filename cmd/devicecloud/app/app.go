@@ -135,7 +135,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
-			Limits: c.httpLimits(), AppLink: c.AppLinkURL,
+			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
 		})
 	return a, nil
 }
