@@ -28,6 +28,7 @@ type voyage struct {
 	*Cloud
 	*canaries
 	t        *testing.T
+	issuer   *issuer
 	password string // of the administrator
 	admin    string // their token
 }
@@ -55,9 +56,11 @@ func embark(t *testing.T) *voyage {
 	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	v.Cloud = Start(t, Options{Env: map[string]string{
-		"ADMIN_PASSWORD": v.password, "SECRET_ENCRYPTION_KEY": base64.StdEncoding.EncodeToString(sealing), "TOKEN_SIGNING_KEY_FILE": file,
-	}})
+	v.issuer = newIssuer(t)
+	v.issuer.v = v
+	env := v.issuer.settings(v.canaries)
+	env["ADMIN_PASSWORD"], env["SECRET_ENCRYPTION_KEY"], env["TOKEN_SIGNING_KEY_FILE"] = v.password, base64.StdEncoding.EncodeToString(sealing), file
+	v.Cloud = Start(t, Options{Env: env})
 	v.admin = v.token(v.send("POST", "/admin/auth/login", "", object{"email": adminEmail, "password": v.password}))
 	return v
 }
@@ -342,6 +345,10 @@ var journeys = []struct {
 }{
 	{"staff sign in", (*voyage).staffSignsIn},
 	{"people sign in", (*voyage).peopleSignIn},
+	{"providers vouch", (*voyage).providersVouch},
+	{"staff come by a provider", (*voyage).staffComeByProvider},
+	{"links are mailed", (*voyage).linksAreMailed},
+	{"staff manage", (*voyage).staffManage},
 	{"sessions end", (*voyage).sessionsEnd},
 	{"devices come in", (*voyage).devicesComeIn},
 	{"people listen", (*voyage).peopleListen},
