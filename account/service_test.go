@@ -49,11 +49,12 @@ func (c *clock) Add(d time.Duration) {
 // world is the domain over a real store and the real registry.
 type world struct {
 	*account.Service
-	db    *sqlstore.DB
-	reg   *registry.Registry
-	clock *clock
-	key   ed25519.PrivateKey // what the tokens are signed with
-	logs  *bytes.Buffer
+	db      *sqlstore.DB
+	reg     *registry.Registry
+	clock   *clock
+	key     ed25519.PrivateKey // what the tokens are signed with
+	signing account.SigningKey // the same
+	logs    *bytes.Buffer
 }
 
 const (
@@ -94,6 +95,7 @@ func newWorld(t testing.TB, change func(*account.Options)) *world {
 		t.Fatal(err)
 	}
 	w.key = parsed.(ed25519.PrivateKey)
+	w.signing = signing
 	opts := account.Options{SigningKey: signing, Now: w.clock.Now, NextID: nextID, Dev: true, Hash: cheap(), Logger: log}
 	if change != nil {
 		change(&opts)
