@@ -15,3 +15,9 @@ var Lists = []list{listDevices, listAdminDevices, listConnections, listEvents, l
 // Cursor and Parse are the two directions of a cursor.
 func (l list) Cursor(key int64) string       { return l.cursor(key) }
 func (l list) Parse(s string) (int64, error) { return l.parse(s) }
+
+// ParseTokenRequest is parseTokenRequest, for the fuzz target.
+func ParseTokenRequest(form string, authorization []string) (id, secret string, scopes []string, err error) {
+	t, err := parseTokenRequest(form, authorization)
+	return t.clientID, t.clientSecret, t.scopes, err
+}
