@@ -65,6 +65,7 @@ func TestServiceAccountsOverHTTP(t *testing.T) {
 	t.Run("a key's list shows everything but the key", func(t *testing.T) {
 		w, _ := newStaffHouse(t)
 		c := w.serviceAccount(t, "factory", `["device:read","device:enroll"]`)
+		w.clock.Add(time.Second)
 		expires := w.clock.Now().Add(time.Hour).Format(time.RFC3339)
 		made := w.do(t, call{method: "POST", path: "/admin/service-accounts/" + c.id + "/keys", as: "admin", body: `{"name":"line 2","scopes":["device:enroll"],"expires_at":"` + expires + `"}`})
 		made.want(t, http.StatusCreated, "")
