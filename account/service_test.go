@@ -55,6 +55,7 @@ type world struct {
 	key     ed25519.PrivateKey // what the tokens are signed with
 	signing account.SigningKey // the same
 	logs    *bytes.Buffer
+	file    string // of the database
 }
 
 const (
@@ -74,7 +75,8 @@ func newWorld(t testing.TB, change func(*account.Options)) *world {
 	w := &world{clock: &clock{t: time.Date(2026, 1, 15, 10, 0, 0, 0, time.UTC)}, logs: &bytes.Buffer{}}
 	log := slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
-	if w.db, err = sqlstore.Open(ctx, "sqlite:"+filepath.Join(t.TempDir(), "d.db"), sqlstore.Options{}); err != nil {
+	w.file = filepath.Join(t.TempDir(), "d.db")
+	if w.db, err = sqlstore.Open(ctx, "sqlite:"+w.file, sqlstore.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	nextID := registry.NewIDSource(time.Now)
@@ -94,8 +96,7 @@ func newWorld(t testing.TB, change func(*account.Options)) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.key = parsed.(ed25519.PrivateKey)
-	w.signing = signing
+	w.key, w.signing = parsed.(ed25519.PrivateKey), signing
 	opts := account.Options{SigningKey: signing, Now: w.clock.Now, NextID: nextID, Dev: true, Hash: cheap(), Logger: log}
 	if change != nil {
 		change(&opts)

@@ -153,6 +153,9 @@ type jwk struct {
 
 // public is the key's public half, with its thumbprint as the key id.
 func (k SigningKey) public() (jwk, error) {
+	if k.key == nil {
+		return jwk{}, errors.New("account: a signing key is needed")
+	}
 	pub, ok := k.key().Public().(ed25519.PublicKey)
 	if !ok {
 		return jwk{}, errors.New("account: the signing key has no Ed25519 public key")

@@ -24,8 +24,8 @@ func (w *world) member(t testing.TB, email string, role account.AdminRole) accou
 	return m
 }
 
-// signIn logs a member of staff in.
-func (w *world) signIn(t testing.TB, email string) account.Tokens {
+// signInStaff logs a member of staff in.
+func (w *world) signInStaff(t testing.TB, email string) account.Tokens {
 	t.Helper()
 	tokens, _, err := w.AdminLogin(context.Background(), account.AdminLogin{Email: email, Password: adminPassword}, from)
 	if err != nil {
@@ -61,7 +61,7 @@ func TestChangeStaff(t *testing.T) {
 		w := newWorld(t, nil)
 		boss := w.admin(t)
 		m := w.member(t, "m@example.com", account.AdminRoleAdmin)
-		first, second, other := w.signIn(t, "m@example.com"), w.signIn(t, "m@example.com"), w.signIn(t, adminEmail)
+		first, second, other := w.signInStaff(t, "m@example.com"), w.signInStaff(t, "m@example.com"), w.signInStaff(t, adminEmail)
 		told := make(chan struct{})
 		w.Follow(w.alive(t, "before", first), func() { close(told) })
 		got, err := w.ChangeStaff(ctx, as(boss), m.ID, account.StaffChange{Role: ptr(account.AdminRoleSupport)})
@@ -72,7 +72,7 @@ func TestChangeStaff(t *testing.T) {
 		w.over(t, "first", first)
 		w.over(t, "second", second)
 		w.alive(t, "another member's", other)
-		if a := w.alive(t, "after", w.signIn(t, "m@example.com")); a.Kind != registry.ActorSupport {
+		if a := w.alive(t, "after", w.signInStaff(t, "m@example.com")); a.Kind != registry.ActorSupport {
 			t.Errorf("%+v", a)
 		}
 		if n := w.events(t)["staff_role_changed"]; n != 1 {
@@ -83,7 +83,7 @@ func TestChangeStaff(t *testing.T) {
 		w := newWorld(t, nil)
 		boss := w.admin(t)
 		w.member(t, "m@example.com", account.AdminRoleSupport)
-		tokens := w.signIn(t, "m@example.com")
+		tokens := w.signInStaff(t, "m@example.com")
 		a := w.alive(t, "before", tokens)
 		if _, err := w.ChangeStaff(ctx, as(boss), a.ID, account.StaffChange{Role: ptr(account.AdminRoleSupport), Disabled: ptr(false)}); err != nil {
 			t.Fatal(err)
@@ -94,7 +94,7 @@ func TestChangeStaff(t *testing.T) {
 		w := newWorld(t, nil)
 		boss := w.admin(t)
 		m := w.member(t, "m@example.com", account.AdminRoleSupport)
-		tokens := w.signIn(t, "m@example.com")
+		tokens := w.signInStaff(t, "m@example.com")
 		if _, err := w.ChangeStaff(ctx, as(boss), m.ID, account.StaffChange{Disabled: ptr(true)}); err != nil {
 			t.Fatal(err)
 		}
@@ -106,12 +106,12 @@ func TestChangeStaff(t *testing.T) {
 		if _, err := w.ChangeStaff(ctx, as(boss), m.ID, account.StaffChange{Disabled: ptr(false)}); err != nil {
 			t.Fatal(err)
 		}
-		w.signIn(t, "m@example.com")
+		w.signInStaff(t, "m@example.com")
 	})
 	t.Run("another password ends every session", func(t *testing.T) {
 		w := newWorld(t, nil)
 		m := w.admin(t)
-		tokens := w.signIn(t, adminEmail)
+		tokens := w.signInStaff(t, adminEmail)
 		if err := w.SetPassword(ctx, registry.System(), m.ID, "another horse battery"); err != nil {
 			t.Fatal(err)
 		}
@@ -128,7 +128,7 @@ func TestChangeStaff(t *testing.T) {
 		if _, err := w.ChangeStaff(ctx, as(boss), gone.ID, account.StaffChange{Disabled: ptr(true)}); err != nil {
 			t.Fatal(err)
 		}
-		tokens := w.signIn(t, adminEmail)
+		tokens := w.signInStaff(t, adminEmail)
 		for _, c := range []account.StaffChange{{Role: ptr(account.AdminRoleSupport)}, {Disabled: ptr(true)}, {Role: ptr(account.AdminRoleSupport), Disabled: ptr(true)}} {
 			if _, err := w.ChangeStaff(ctx, as(boss), boss.ID, c); !errors.Is(err, account.ErrLastAdmin) {
 				t.Error(err)

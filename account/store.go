@@ -56,7 +56,8 @@ type UserTx interface {
 	SetUserEmail(ctx context.Context, userID, email string, at time.Time) (changed bool, err error)
 	// EraseUser removes a person and what names them: identities, mailed links, the
 	// e-mail and the link of their order lines, address and program in the audit rows
-	// of what they did. email is their verified one, or "".
+	// of what they did, and the names that they gave to devices there. email is their
+	// verified one, or "".
 	EraseUser(ctx context.Context, userID, email string, at time.Time) error
 }
 

@@ -78,6 +78,7 @@ func writerParameters() url.Values {
 			"cache_size(-65536)",       // KiB: the hot table of some 500,000 devices
 			"wal_autocheckpoint(8000)", // pages of 4 KiB
 			"journal_size_limit(67108864)",
+			"secure_delete(1)", // what is deleted is overwritten: a person who is erased is not left in free pages
 		},
 	}
 }
