@@ -38,6 +38,8 @@ type Options struct {
 	NextID     func() int64                 // ids of audit rows: the registry's source; default a source of its own
 	Dev        bool                         // enables the login provider "dev"
 	Providers  map[string]Provider          // by the name that an app gives; none needed
+	Mailer     Mailer                       // sends mailed links; nil: there are none
+	LinkPage   string                       // URL of the page that a mailed link opens
 	AccessTTL  time.Duration                // life of an access token; default 15 minutes
 	Hash       HashParams                   // cost of a password hash; default m=19 MiB, t=2, p=1
 	MaxHashes  int                          // password hashes at once; default half the CPUs, so that guessers leave some to devices
@@ -97,6 +99,7 @@ type Service struct {
 	revocation *revocation
 	hasher     *hasher
 	lockout    *lockout
+	mail       *postbox     // nil without a mailer
 	dummy      PasswordHash // what an unknown address is checked against
 
 	credentials *credentialCache // of service accounts
@@ -127,6 +130,9 @@ func New(store Store, devices Devices, opts Options) (*Service, error) {
 		keys: keys, parser: newParser(opts.Issuer, opts.Now), checked: newTokenCache(), revocation: newRevocation(opts.AccessTTL + skew), hasher: newHasher(opts.Hash, opts.MaxHashes), lockout: newLockout(),
 	}
 	maps.Copy(s.providers, opts.Providers)
+	if opts.Mailer != nil {
+		s.mail = newPostbox(opts.Mailer, opts.Logger)
+	}
 	if opts.Dev {
 		s.providers[ProviderDev] = devProvider{}
 	}

@@ -22,6 +22,7 @@ type Tx interface {
 	UserTx
 	AdminTx
 	SessionTx
+	MagicLinkTx
 	ServiceTx
 }
 

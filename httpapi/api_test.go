@@ -100,6 +100,7 @@ type world struct {
 	reg      *registry.Registry
 	accounts *account.Service
 	courier  *courier
+	mails    mailer
 	clock    *clock
 	logs     *safeBuffer
 	metrics  *prometheus.Registry
@@ -113,6 +114,7 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	w := &world{
 		clock: &clock{t: time.Date(2026, 1, 15, 10, 0, 0, 0, time.UTC)}, logs: &safeBuffer{}, metrics: prometheus.NewRegistry(),
 		courier: &courier{connected: map[string]bool{}}, tokens: map[string]string{},
+		mails: make(mailer, 1024),
 	}
 	log := slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
@@ -122,6 +124,9 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	nextID := registry.NewIDSource(time.Now)
 	w.reg = registry.New(w.db.Registry(), w.courier, registry.Options{Now: w.clock.Now, NextID: nextID, Linger: time.Millisecond, Logger: log})
 	t.Cleanup(func() {
+		if w.accounts != nil {
+			w.accounts.CloseMail(ctx)
+		}
 		w.reg.Close()
 		if err := w.db.Close(); err != nil {
 			t.Error(err)
@@ -133,6 +138,7 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	}
 	w.accounts, err = account.New(w.db.Accounts(), w.reg, account.Options{
 		SigningKey: key, Now: w.clock.Now, NextID: nextID, Dev: true, Logger: log, Hash: account.HashParams{MemoryKiB: 64, Passes: 1, Lanes: 1},
+		Mailer: w.mails, LinkPage: "https://cloud.example.com/auth/magic",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -149,6 +155,7 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 
 // loadContract reads openapi.yaml once: reading takes longer than a test.
 var loadContract = sync.OnceValues(func() (*openapi3.T, error) {
+	openapi3filter.RegisterBodyDecoder("text/html", openapi3filter.RegisteredBodyDecoder("text/plain"))
 	doc, err := openapi3.NewLoader().LoadFromData(devicecloud.OpenAPI)
 	if err != nil {
 		return nil, err

@@ -46,6 +46,7 @@ var statuses = map[registry.Kind]int{
 	registry.TooLarge:        http.StatusRequestEntityTooLarge,
 	registry.RateLimited:     http.StatusTooManyRequests,
 	registry.Unavailable:     http.StatusServiceUnavailable,
+	registry.NotConfigured:   http.StatusNotImplemented,
 }
 
 // problem is the one shape of an error answer. [contracts, decision 8]
@@ -89,7 +90,7 @@ func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		h.Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(retry.Seconds())))))
 	}
-	if status >= http.StatusInternalServerError && r.Context().Err() == nil {
+	if status >= http.StatusInternalServerError && status != http.StatusNotImplemented && r.Context().Err() == nil {
 		a.log.LogAttrs(r.Context(), slog.LevelError, "request failed", slog.String("request_id", x.id), slog.String("route", x.route), slog.Any("error", err))
 	}
 	if oauth {

@@ -37,6 +37,7 @@ type Options struct {
 	TrustedProxies []netip.Prefix        // whose X-Forwarded-For and X-Forwarded-Proto count
 	Requests       Rate                  // of every route, for each address; loopback is exempt
 	Logins         Rate                  // of the login routes, for each address; loopback is exempt
+	AppLink        string                // URL that opens the app with a mailed link's token; default devicecloud://auth/magic
 }
 
 func (o *Options) defaults() {
@@ -45,6 +46,9 @@ func (o *Options) defaults() {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.AppLink == "" {
+		o.AppLink = "devicecloud://auth/magic"
 	}
 	if o.NewID == nil {
 		o.NewID = func() string { return uuid.Must(uuid.NewV7()).String() }

@@ -41,6 +41,8 @@ func (a *api) routes() []route {
 	return []route{
 		{post, "/api/auth/app-token", anybody, a.login},
 		{remove, "/api/auth/app-token", person, a.signOut},
+		{post, "/api/auth/app-magic-link", anybody, a.sendMagicLink},
+		{post, "/api/auth/app-magic-link/verify", anybody, a.verifyMagicLink},
 		{post, "/api/auth/refresh", anybody, a.refresh},
 		{post, "/api/auth/logout", person, a.logout},
 		{get, "/.well-known/jwks.json", anybody, a.jwks},
@@ -118,8 +120,9 @@ func (a *api) documents() map[string][]byte {
 }
 
 const (
-	pathMQTT = "/mqtt"
-	alias    = "/api/v1/"
+	pathMQTT  = "/mqtt"
+	pathMagic = "/auth/magic" // what a mailed link opens
+	alias     = "/api/v1/"
 )
 
 // mount puts the tables into the router.
@@ -134,6 +137,7 @@ func (a *api) mount() {
 	for path, text := range a.documents() {
 		a.handleFunc(get, path, path, document(text))
 	}
+	a.handleFunc(get, pathMagic, pathMagic, magicLinkPage(a.opts.AppLink))
 	if a.WebSocket != nil {
 		a.handleFunc(get, pathMQTT, pathMQTT, a.WebSocket.ServeHTTP)
 	}

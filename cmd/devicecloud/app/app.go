@@ -29,6 +29,8 @@ const (
 	drainTime = 25 * time.Second
 	// httpGrace is how long HTTP requests may take after that.
 	httpGrace = 3 * time.Second
+	// mailGrace is how long mails that wait may take at the very end.
+	mailGrace = 2 * time.Second
 )
 
 // App is the whole program. New, then Run once, then Close.
@@ -89,6 +91,15 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 		return nil, err
 	}
 
+	providers, err := c.providers(log)
+	if err != nil {
+		return nil, err
+	}
+	mailer, err := c.mailer()
+	if err != nil {
+		return nil, err
+	}
+
 	a.db, err = sqlstore.Open(ctx, c.DatabaseURL.Reveal(), sqlstore.Options{Logger: log})
 	if err != nil {
 		return nil, err
@@ -104,7 +115,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	a.registry = registry.New(a.db.Registry(), courier, regOptions)
 	a.accounts, err = account.New(a.db.Accounts(), a.registry, account.Options{
 		SigningKey: keys[0], MoreKeys: keys[1:], ReloadKeys: c.reloadSigningKeys(), NextID: regOptions.NextID, Dev: c.Dev,
-		AccessTTL: c.AccessTTL, Logger: log,
+		AccessTTL: c.AccessTTL, Providers: providers, Mailer: mailer, LinkPage: c.linkPage(), Logger: log,
 		Sealer: regOptions.Sealer, StaffProvider: staff, StaffGroups: c.staffGroups(),
 	})
 	if err != nil {
@@ -125,6 +136,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
 			Requests: httpRate(c.HTTPRatePerAddress), Logins: httpRate(c.LimitLoginsPerAddress),
+			AppLink: c.AppLinkURL,
 		})
 	return a, nil
 }
@@ -227,10 +239,15 @@ func (a *App) drain(servers []*server) error {
 	return err
 }
 
-// Close commits what waits and closes the database. After Run it always succeeds
+// Close sends and commits what waits and closes the database. After Run it always succeeds
 // in giving everything back; it may be called again.
 func (a *App) Close() error {
 	a.closeOnce.Do(func() {
+		if a.accounts != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), mailGrace)
+			defer cancel()
+			a.accounts.CloseMail(ctx)
+		}
 		a.registry.Close()
 		a.closeErr = a.db.Close()
 	})

@@ -45,6 +45,8 @@ func (c *Config) readSecrets() error {
 		{"ADMIN_PASSWORD", &c.AdminPassword, c.AdminPasswordFile},
 		{"TOKEN_SIGNING_KEY", &c.TokenSigningKey, c.TokenSigningKeyFile},
 		{"SECRET_ENCRYPTION_KEY", &c.SecretEncryptionKey, c.SecretEncryptionKeyFile},
+		{"WECHAT_SECRET", &c.WeChatSecret, c.WeChatSecretFile},
+		{"SMTP_URL", &c.SMTPURL, c.SMTPURLFile},
 		{"ADMIN_OIDC_CLIENT_SECRET", &c.AdminOIDCClientSecret, c.AdminOIDCClientSecretFile},
 	} {
 		if s.file == "" {

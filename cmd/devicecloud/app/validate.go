@@ -29,6 +29,7 @@ func (c *Config) Prepare() error {
 		c.checkTLS(),
 		c.checkSecrets(),
 		c.checkNumbers(),
+		c.checkIdentity(),
 		errorOf(c.trustedProxies()),
 		errorOf(c.staffProvider()),
 	)
