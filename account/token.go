@@ -125,6 +125,9 @@ func (s *Service) parse(token string) (registry.Actor, time.Time, error) {
 		if !ok || t.Header["typ"] != tokenType {
 			return nil, errors.New("not an access token of these keys")
 		}
+		if t.Header["crit"] != nil { // the library does not look; we know no extensions [RFC 7515 4.1.11]
+			return nil, errors.New("a critical header that is unknown")
+		}
 		return public, nil
 	})
 	if err != nil {

@@ -32,14 +32,9 @@ func newTokenBody(t account.Tokens, u loginUser) tokenBody {
 	}
 }
 
+// limitLogins charges an attempt to sign in; it comes before the body is looked at.
 func (a *api) limitLogins(r *request) error {
-	wait := a.logins.wait(exchangeOf(r.Request).address, a.opts.Now())
-	if wait == 0 {
-		return nil
-	}
-	limited := *account.ErrRateLimited
-	limited.RetryAfter = wait
-	return &limited
+	return a.limits.login(exchangeOf(r.Request).address)
 }
 
 // loginBody is what an app shows of a provider. [contracts C.1]
@@ -79,6 +74,9 @@ func (a *api) login(r *request) (answer, error) {
 	}
 	var in loginBody
 	if err := r.decodeLogin(&in); err != nil {
+		return answer{}, err
+	}
+	if err := a.limits.install(in.Device.InstallID); err != nil {
 		return answer{}, err
 	}
 	if in.Device.Platform == "miniapp" {

@@ -43,6 +43,9 @@ type answer struct {
 	body   any
 }
 
+// answered says that the endpoint has written its own answer.
+func answered() (answer, error) { return answer{}, nil }
+
 func ok(body any) (answer, error) { return answer{http.StatusOK, body}, nil }
 
 // handle wraps an endpoint with the question who asks.
@@ -53,12 +56,20 @@ func (a *api) handle(rt route) http.HandlerFunc {
 			a.fail(w, r, err)
 			return
 		}
+		if rt.who != anybody {
+			if err := a.limits.user(actor); err != nil {
+				a.fail(w, r, err)
+				return
+			}
+		}
 		ans, err := rt.serve(&request{Request: r, w: w, actor: actor})
 		if err != nil {
 			a.fail(w, r, err)
 			return
 		}
-		a.write(w, r, ans)
+		if ans.status != 0 {
+			a.write(w, r, ans)
+		}
 	}
 }
 
@@ -73,7 +84,7 @@ func (a *api) identify(r *http.Request, audience who) (registry.Actor, error) {
 			return actor, account.ErrInvalidToken
 		}
 		var err error
-		if actor, _, err = a.Accounts.ActorByToken(r.Context(), token); err != nil {
+		if actor, x.expires, err = a.Accounts.ActorByToken(r.Context(), token); err != nil {
 			return actor, err
 		}
 		x.actor = actor.String()
@@ -160,6 +171,29 @@ func (r *request) id(name string, absent error) (string, error) {
 		return "", absent
 	}
 	return id, nil
+}
+
+// changes is deviceID for a change that the actor may make by the capability, and
+// charges it to the device.
+func (a *api) changes(r *request, c registry.Capability) (string, error) {
+	id, err := r.deviceID()
+	if err != nil {
+		return "", err
+	}
+	// Before the body too: a stranger learns nothing of it.
+	if _, err := a.Registry.Access(r.Context(), r.actor, id, c); err != nil {
+		return "", err
+	}
+	return id, a.limits.device(id)
+}
+
+// manages is changes for the routes that only staff have, whatever the device.
+func (a *api) manages(r *request) (string, error) {
+	id, err := r.deviceID()
+	if err != nil {
+		return "", err
+	}
+	return id, a.limits.device(id)
 }
 
 // body reads the whole body when it is of the media type and at most limit bytes.

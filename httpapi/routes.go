@@ -61,6 +61,7 @@ func (a *api) routes() []route {
 		{post, "/api/me/identities", person, a.linkIdentity},
 		{remove, "/api/me/identities/{provider}", person, a.unlinkIdentity},
 
+		{get, pathStream, person, a.streamEvents},
 		{get, "/api/devices", person, a.listDevices},
 		{get, "/api/devices/{id}", person, a.getDevice},
 		{patch, "/api/devices/{id}", person, a.renameDevice},
@@ -120,9 +121,10 @@ func (a *api) documents() map[string][]byte {
 }
 
 const (
-	pathMQTT  = "/mqtt"
-	pathMagic = "/auth/magic" // what a mailed link opens
-	alias     = "/api/v1/"
+	pathMQTT   = "/mqtt"
+	pathMagic  = "/auth/magic" // what a mailed link opens
+	pathStream = "/api/events/stream"
+	alias      = "/api/v1/"
 )
 
 // mount puts the tables into the router.

@@ -233,7 +233,7 @@ func (r *Registry) DeleteDevice(ctx context.Context, a Actor, id string) error {
 		return err
 	}
 	var users []string
-	err := r.write(ctx, func(tx Tx) error {
+	err := r.change(ctx, func(tx Tx) error {
 		d, err := tx.Device(ctx, id)
 		if err != nil {
 			return err
@@ -245,13 +245,13 @@ func (r *Registry) DeleteDevice(ctx context.Context, a Actor, id string) error {
 			return err
 		}
 		return r.audit(ctx, tx, a, id, "deleted", map[string]any{"mac_address": string(d.MAC), "user_ids": users})
-	})
+	}, func() []*Change { return []*Change{r.releasedChange(id, users, false)} })
 	if err != nil {
 		return err
 	}
 	r.courier.Disconnect(id, CredentialRevoked)
 	for _, u := range users {
-		r.courier.AccessChanged(u)
+		r.AccessChanged(u)
 	}
 	return nil
 }

@@ -135,8 +135,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
-			Requests: httpRate(c.HTTPRatePerAddress), Logins: httpRate(c.LimitLoginsPerAddress),
-			AppLink: c.AppLinkURL,
+			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
 		})
 	return a, nil
 }
@@ -227,6 +226,7 @@ func (a *App) drain(servers []*server) error {
 	began := time.Now()
 	a.draining.Store(true)
 	a.log.Info("shutting down")
+	a.registry.CloseFeed() // no stream holds up the end
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	err := a.broker.Shutdown(ctx)
 	cancel()

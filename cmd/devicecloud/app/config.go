@@ -81,7 +81,12 @@ type Config struct {
 	LimitTargetsPerDevice   Rate `name:"limit-targets-per-device" default:"15/s" dev:"0" help:"messages of one device on targets/stream"`
 	LimitOTAStatusPerUpdate int  `name:"limit-ota-status-per-update" default:"10" dev:"0" help:"progress reports of one update"`
 	LimitLoginsPerAddress   Rate `name:"limit-logins-per-address" default:"20/m:20" dev:"0" help:"logins from one address"`
+	LimitLoginsPerInstall   Rate `name:"limit-logins-per-install" default:"10/m:10" dev:"0" help:"logins of one installation of an app"`
+	LimitLinksPerEmail      Rate `name:"limit-magic-links-per-email" default:"5/h:5" dev:"0" help:"login links mailed to one address"`
+	LimitLinksPerAddress    Rate `name:"limit-magic-links-per-address" default:"20/h:20" dev:"0" help:"login links that one address asks for"`
+	LimitChangesPerDevice   Rate `name:"limit-changes-per-device" default:"20/m:20" dev:"0" help:"changes of one device over HTTP"`
 	HTTPRatePerAddress      Rate `name:"http-rate-per-address" default:"50/s:200" dev:"0" help:"HTTP requests from one address"`
+	HTTPRatePerUser         Rate `name:"http-rate-per-user" default:"20/s:100" dev:"0" help:"HTTP requests of one person, member of staff or service account"`
 	MQTTAcceptRate          Rate `name:"mqtt-accept-rate" default:"2000/s:200" dev:"0" help:"MQTT connections accepted in all"`
 	MQTTMaxConnections      int  `name:"mqtt-max-connections" default:"100000" dev:"0" help:"MQTT connections at once"`
 	MQTTMaxPerAddress       int  `name:"mqtt-max-connections-per-address" default:"200" dev:"0" help:"MQTT connections at once from one address"`

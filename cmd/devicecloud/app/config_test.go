@@ -92,6 +92,16 @@ func TestDevModeTurnsLimitsOff(t *testing.T) {
 	if want := (app.Rate{Count: 3, Per: time.Second, Burst: 7}); c.HTTPRatePerAddress != want {
 		t.Errorf("a limit that was asked for is %v, want %v", c.HTTPRatePerAddress, want)
 	}
+	for _, s := range c.Settings() {
+		limit := strings.HasPrefix(s.Name, "LIMIT_") || strings.Contains(s.Name, "_RATE") || strings.HasPrefix(s.Name, "MQTT_MAX_")
+		if limit && (s.DevDefault != "0" || s.Default == "0" || s.Name != "HTTP_RATE_PER_ADDRESS" && s.Value != "0") {
+			t.Errorf("%s has the default %q, in dev mode %q, and is %s", s.Name, s.Default, s.DevDefault, s.Value)
+		}
+	}
+	c, err = load(t, nil, map[string]string{"LIMIT_MAGIC_LINKS_PER_EMAIL": "7/h:3"}, "")
+	if want := (app.Rate{Count: 7, Per: time.Hour, Burst: 3}); err != nil || c.LimitLinksPerEmail != want {
+		t.Errorf("links to an e-mail: %v, %v", c.LimitLinksPerEmail, err)
+	}
 	if c, err = load(t, nil, nil, ""); err != nil || c.LimitStatePerDevice.Count != 1 || c.MQTTAddr != "" {
 		t.Errorf("outside dev: %+v, %v", c, err)
 	}
@@ -234,7 +244,7 @@ func TestPrepareRefusesWhatMustNotBeServed(t *testing.T) {
 		{"a short encryption key", func(c *app.Config) { c.SecretEncryptionKey = "c2hvcnQ=" }, "SECRET_ENCRYPTION_KEY must be 32 bytes"},
 		{"an encryption key of zeros", func(c *app.Config) {
 			c.SecretEncryptionKey = app.Secret(base64.StdEncoding.EncodeToString(make([]byte, 32)))
-		}, "one byte repeated"},
+		}, "SECRET_ENCRYPTION_KEY is one byte"},
 		{"a wildcard as topic root", func(c *app.Config) { c.TopicRoot = "a/#" }, "TOPIC_ROOT"},
 		{"an unknown database", func(c *app.Config) { c.DatabaseURL = "mysql://user:hunter2@host/db" }, "DATABASE_URL must start with"},
 		{"a proxy that is no address", func(c *app.Config) { c.TrustedProxies = []string{"proxy"} }, "TRUSTED_PROXIES"},
@@ -336,8 +346,8 @@ func TestSecretsRedactThemselves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{fmt.Sprintf("%v %+v %#v %s %q", c, c, c, c.AdminPassword, c.AdminPassword), string(marshalled), fmt.Sprint(c.Settings())} {
-		if strings.Contains(text, "hunter2") || strings.Contains(text, "PRIVATE KEY") {
+	for _, text := range []string{fmt.Sprintf("%v %+v %#v %s %q %d %x %b", c, c, c, c.AdminPassword, c.AdminPassword, c.AdminPassword, c.AdminPassword, c.AdminPassword), string(marshalled), fmt.Sprint(c.Settings())} {
+		if strings.Contains(text, "hunter2") || strings.Contains(text, fmt.Sprintf("%x", "hunter2")) || strings.Contains(text, "PRIVATE KEY") {
 			t.Errorf("a secret in %s", text)
 		}
 	}

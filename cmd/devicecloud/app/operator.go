@@ -90,6 +90,7 @@ var _ registry.Courier = nobodyConnected{}
 
 func (nobodyConnected) Deliver(string, topic.Kind, []byte) error { return registry.ErrOffline }
 func (nobodyConnected) Announce(string, topic.Kind, []byte)      {}
+func (nobodyConnected) Watched() bool                            { return false }
 func (nobodyConnected) Disconnect(string, registry.Reason) bool  { return false }
 func (nobodyConnected) ExpireSession(string, int64, time.Time)   {}
 func (nobodyConnected) AccessChanged(string)                     {}
