@@ -48,3 +48,7 @@ func (t Throttle) Buckets() int {
 
 // MaxBuckets is the most that it may hold.
 const MaxBuckets = 2 * maxBuckets
+
+// SessionBefore and SessionCursor are the two directions of a cursor of sessions.
+func SessionBefore(cursor string) (sid string, err error) { return sessionBefore(cursor) }
+func SessionCursor(sid string) string                     { return sessionCursor(sid) }
