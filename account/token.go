@@ -181,9 +181,9 @@ func (s *Service) parse(token string) (registry.Actor, time.Time, error) {
 // of the token.
 func (s *Service) signed(token string) (c shown, err error) {
 	header, rest, _ := strings.Cut(token, ".")
-	payload, signature, _ := strings.Cut(rest, ".")
+	payload, signature, three := strings.Cut(rest, ".")
 	public, ours := s.keys.set.Load().verify[header]
-	if !ours {
+	if !ours || !three {
 		return c, jwt.ErrTokenUnverifiable
 	}
 	sum, err := segment.DecodeString(signature)
