@@ -293,8 +293,8 @@ func (v *voyage) staffManage() {
 	v.send("GET", "/admin/users?q="+url.QueryEscape(apiKey), v.admin, nil)
 }
 
-// postOffice is a mail server that says in every refusal what it was told.
-type postOffice struct {
+// echoingMailServer is a mail server that says in every refusal what it was told.
+type echoingMailServer struct {
 	net.Listener
 	mu    sync.Mutex
 	heard strings.Builder
@@ -302,13 +302,13 @@ type postOffice struct {
 	turn  int
 }
 
-func newPostOffice(t *testing.T) *postOffice {
+func newEchoingMailServer(t *testing.T) *echoingMailServer {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &postOffice{Listener: l, takes: true}
+	p := &echoingMailServer{Listener: l, takes: true}
 	t.Cleanup(func() { _ = l.Close() })
 	go func() {
 		for {
@@ -322,7 +322,7 @@ func newPostOffice(t *testing.T) *postOffice {
 	return p
 }
 
-func (p *postOffice) serve(conn net.Conn) {
+func (p *echoingMailServer) serve(conn net.Conn) {
 	defer conn.Close()
 	p.mu.Lock()
 	refuse := ""
@@ -363,7 +363,7 @@ func (p *postOffice) serve(conn net.Conn) {
 	}
 }
 
-func (p *postOffice) letters() string {
+func (p *echoingMailServer) letters() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.heard.String()
@@ -372,13 +372,13 @@ func (p *postOffice) letters() string {
 // TestNoSecretLeavesThroughMail walks the mailed links with a mail server that takes,
 // refuses and repeats what it is told.
 func TestNoSecretLeavesThroughMail(t *testing.T) {
-	office, secrets := newPostOffice(t), newCanaries()
+	office, secrets := newEchoingMailServer(t), newCanaries()
 	password := secrets.plant("the password of SMTP_URL", "smtp+/"+rand.Text())
 	secrets.plant("the login of SMTP_URL", base64.StdEncoding.EncodeToString([]byte("\x00cloud\x00"+password)))
 	mail := url.URL{Scheme: "smtp", User: url.UserPassword("cloud", password), Host: office.Addr().String()}
 	c := Start(t, Options{Env: map[string]string{"SMTP_URL": mail.String(), "MAIL_FROM": "cloud@example.com"}})
 	ask := func(email string) {
-		secrets.ask(t, c, request{method: "POST", path: "/api/auth/app-magic-link", body: string(must2(json.Marshal(object{
+		secrets.record(t, c, request{method: "POST", path: "/api/auth/app-magic-link", body: string(must2(json.Marshal(object{
 			"email": email, "install_id": "i1", "code_challenge": challengeOf(secrets.plant("a verifier for "+email, rand.Text()+rand.Text())),
 		})))})
 	}

@@ -76,8 +76,8 @@ func (s *canaries) hear(what string, r reply) reply {
 	return r
 }
 
-// ask is [Cloud.exchange] whose answer is kept.
-func (s *canaries) ask(t *testing.T, c *Cloud, r request) reply {
+// record is [Cloud.exchange] whose answer is kept.
+func (s *canaries) record(t *testing.T, c *Cloud, r request) reply {
 	t.Helper()
 	return s.hear(r.method+" "+r.path, c.exchange(t, r))
 }

@@ -10,8 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -226,10 +224,7 @@ func (c *Cloud) mailedLink(t *testing.T, email string) (token string) {
 func (c *Cloud) inOutbox(t *testing.T, email string) (token string) {
 	t.Helper()
 	Await(t, 15*time.Second, func() bool {
-		files, _ := filepath.Glob(filepath.Join(c.DataDir(), "outbox", "*.eml"))
-		for _, f := range files {
-			text, _ := os.ReadFile(f)
-			mail := plain(string(text))
+		for _, mail := range c.outbox(t) {
 			if found := mailedToken.FindStringSubmatch(mail); found != nil && strings.Contains(mail, email) {
 				token = found[1]
 			}
