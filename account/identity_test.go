@@ -80,6 +80,10 @@ func TestWhoALoginIs(t *testing.T) {
 		{"two names of two people are the first one's", []string{"wechat unionid:1", "wechat openid:2"}, "wechat", "unionid:1+openid:2", nil, 0},
 		{"an e-mail that is none", nil, "google", "1|nonsense", account.ErrInvalidToken, 0},
 		{"nobody", nil, "google", "|a@example.com", account.ErrInvalidToken, 0},
+		{"a subject that a database would change", nil, "google", "1\x00", account.ErrInvalidToken, 0},
+		{"a subject that is broken", nil, "google", "1\xff", account.ErrInvalidToken, 0},
+		{"a subject without end", nil, "google", strings.Repeat("1", 256), account.ErrInvalidToken, 0},
+		{"another name that is none", nil, "google", "1+", account.ErrInvalidToken, 0},
 		{"a provider that does not answer", nil, "google", "down", account.ErrProviderUnavailable, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -198,6 +198,9 @@ func (s *Service) SignOut(ctx context.Context, a registry.Actor, refresh string)
 		}
 		return s.revokeEach(ctx, tx, of, sids, at)
 	})
+	if err == nil {
+		s.ended(a.SessionID) // an earlier try may have committed without anybody hearing of it
+	}
 	return err
 }
 
