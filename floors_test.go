@@ -21,6 +21,8 @@ var floors = map[string]int{
 	"account":               2,
 	"sqlstore":              3,
 	"hooks":                 3,
+	"partner/idp":           3, // one outside party each, never one another
+	"partner/mail":          3,
 	"httpapi":               4,
 	"cmd/devicecloud/app":   5,
 	"cmd/devicecloud":       6, // main, above the program that it starts

@@ -108,6 +108,9 @@ func (s *Service) useOnce(ctx context.Context, tx Tx, req LoginRequest, who Iden
 		return nil
 	}
 	proof, _ := req.proof()
+	if who.Proof != "" {
+		proof = who.Proof
+	}
 	sum := sha256.Sum256([]byte(req.Provider + "\x00" + proof))
 	expires := who.Expires
 	if expires.IsZero() { // the provider does not say

@@ -27,6 +27,9 @@ type Identity struct {
 	Email         string // "" when the provider gives none
 	EmailVerified bool
 	Expires       time.Time // until when the token or the code could be shown again
+	// Proof is what works once, where the text that was shown is not the only one that
+	// would be taken for it; "" is that text.
+	Proof string
 }
 
 // devProvider takes an e-mail address as the token, and counts it as verified, so

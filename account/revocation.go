@@ -57,6 +57,13 @@ func (r *revocation) add(at time.Time, keys ...string) {
 	}
 }
 
+// restore takes back that something has ended: a service account was enabled again.
+func (r *revocation) restore(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.gone, key)
+}
+
 // call runs a follower on a goroutine of its own. It is called with mu held.
 func (r *revocation) call(ended func()) {
 	r.running++
@@ -70,6 +77,13 @@ func (r *revocation) call(ended func()) {
 		}()
 		ended()
 	}()
+}
+
+// background runs f on a goroutine of its own, which wait waits for.
+func (r *revocation) background(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.call(f)
 }
 
 // wait returns when no follower is running.

@@ -12,9 +12,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -455,7 +457,7 @@ func startInProcess(t *testing.T, opts Options, env map[string]string, log io.Wr
 	config, err := app.FromEnvironment(!opts.Production, func(name string) (string, bool) {
 		value, ok := env[name]
 		return value, ok
-	})
+	}, slices.Collect(maps.Keys(env))...)
 	if err != nil {
 		return nil, app.Addresses{}, err
 	}

@@ -38,6 +38,7 @@ type courier struct {
 
 func (*courier) Deliver(string, topic.Kind, []byte) error { return registry.ErrOffline }
 func (*courier) Announce(string, topic.Kind, []byte)      {}
+func (*courier) Watched() bool                            { return false }
 func (*courier) ExpireSession(string, int64, time.Time)   {}
 func (*courier) AccessChanged(string)                     {}
 func (*courier) Sessions() []registry.Live                { return nil }
@@ -100,6 +101,7 @@ type world struct {
 	reg      *registry.Registry
 	accounts *account.Service
 	courier  *courier
+	mails    mailer
 	clock    *clock
 	logs     *safeBuffer
 	metrics  *prometheus.Registry
@@ -113,6 +115,7 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	w := &world{
 		clock: &clock{t: time.Date(2026, 1, 15, 10, 0, 0, 0, time.UTC)}, logs: &safeBuffer{}, metrics: prometheus.NewRegistry(),
 		courier: &courier{connected: map[string]bool{}}, tokens: map[string]string{},
+		mails: make(mailer, 1024),
 	}
 	log := slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
@@ -122,6 +125,9 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	nextID := registry.NewIDSource(time.Now)
 	w.reg = registry.New(w.db.Registry(), w.courier, registry.Options{Now: w.clock.Now, NextID: nextID, Linger: time.Millisecond, Logger: log})
 	t.Cleanup(func() {
+		if w.accounts != nil {
+			w.accounts.CloseMail(ctx)
+		}
 		w.reg.Close()
 		if err := w.db.Close(); err != nil {
 			t.Error(err)
@@ -133,6 +139,7 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	}
 	w.accounts, err = account.New(w.db.Accounts(), w.reg, account.Options{
 		SigningKey: key, Now: w.clock.Now, NextID: nextID, Dev: true, Logger: log, Hash: account.HashParams{MemoryKiB: 64, Passes: 1, Lanes: 1},
+		Mailer: w.mails, LinkPage: "https://cloud.example.com/auth/magic",
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -149,6 +156,8 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 
 // loadContract reads openapi.yaml once: reading takes longer than a test.
 var loadContract = sync.OnceValues(func() (*openapi3.T, error) {
+	openapi3filter.RegisterBodyDecoder("text/html", openapi3filter.RegisteredBodyDecoder("text/plain"))
+	openapi3filter.RegisterBodyDecoder("text/event-stream", openapi3filter.PlainBodyDecoder)
 	doc, err := openapi3.NewLoader().LoadFromData(devicecloud.OpenAPI)
 	if err != nil {
 		return nil, err
@@ -218,7 +227,10 @@ func (w *world) do(t testing.TB, c call) reply {
 		return r
 	}
 	rec := httptest.NewRecorder()
-	w.ServeHTTP(rec, build())
+	ctx, gone := context.WithCancel(t.Context())
+	defer gone()
+	// Only a stream flushes: its client goes when it has seen the beginning.
+	w.ServeHTTP(flushed{rec, gone}, build().WithContext(ctx))
 	got := reply{status: rec.Code, header: rec.Result().Header, raw: rec.Body.String()}
 	if strings.HasPrefix(got.header.Get("Content-Type"), "application/json") {
 		if err := json.Unmarshal([]byte(got.raw), &got.body); err != nil {
@@ -227,6 +239,18 @@ func (w *world) do(t testing.TB, c call) reply {
 	}
 	w.hold(t, build(), got)
 	return got
+}
+
+// flushed is told when an answer is flushed.
+type flushed struct {
+	*httptest.ResponseRecorder
+	then func()
+}
+
+// FlushError is what http.ResponseController looks for.
+func (f flushed) FlushError() error {
+	f.then()
+	return nil
 }
 
 // hold compares one exchange with the contract.

@@ -21,6 +21,7 @@ const (
 	TooLarge                    //
 	RateLimited                 // try again after RetryAfter
 	Unavailable                 // a transient failure: nothing was committed, try again
+	NotConfigured               // the operator has not set this up
 )
 
 // Error is the one error type of the domain: a kind for programs, a code and a
@@ -84,5 +85,6 @@ var (
 	ErrBadPayload        = E(Invalid, "invalid_payload", "The payload is not valid.")
 	ErrInvalidRequest    = E(Invalid, "invalid_request", "The request is not valid.")
 	ErrOrderExists       = E(Conflict, "order_exists", "This order line exists with other contents.")
+	ErrFeatureDisabled   = E(NotConfigured, "feature_disabled", "This feature is not configured on this server.")
 	ErrOwnedByOther      = E(Forbidden, "owned_by_other", "The device has another owner.")
 )

@@ -71,12 +71,13 @@ func run(args []string, lookupEnv func(string) (string, bool), stdout, stderr io
 
 func parseAndRun(args []string, lookupEnv func(string) (string, bool), stdout, stderr io.Writer) error {
 	var c cli
+	sources := app.NewSources(lookupEnv, environment()...)
 	parser, err := kong.New(&c,
 		kong.Name("devicecloud"),
 		kong.Description("A device cloud for ESP32 products: MQTT broker, device registry and HTTP API in one program."),
 		kong.Writers(stdout, stderr),
 		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
-		kong.Resolvers(app.NewSources(lookupEnv)),
+		kong.Resolvers(sources),
 	)
 	if err != nil {
 		return err
@@ -85,7 +86,18 @@ func parseAndRun(args []string, lookupEnv func(string) (string, bool), stdout, s
 	if err != nil {
 		return usageError{nearestFlag(err, parser.Model)}
 	}
+	sources.Complete(&c.Config)
 	return ctx.Run(&c.Config, terminal{stdout, stderr})
+}
+
+// environment is the names that the process's environment has.
+func environment() []string {
+	var names []string
+	for _, variable := range os.Environ() {
+		name, _, _ := strings.Cut(variable, "=")
+		names = append(names, name)
+	}
+	return names
 }
 
 // nearestFlag adds the nearest known flag to an error about an unknown one, where

@@ -29,6 +29,8 @@ const (
 	drainTime = 25 * time.Second
 	// httpGrace is how long HTTP requests may take after that.
 	httpGrace = 3 * time.Second
+	// mailGrace is how long mails that wait may take at the very end.
+	mailGrace = 2 * time.Second
 )
 
 // App is the whole program. New, then Run once, then Close.
@@ -84,6 +86,19 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
+	staff, err := c.staffProvider()
+	if err != nil {
+		return nil, err
+	}
+
+	providers, err := c.providers(log)
+	if err != nil {
+		return nil, err
+	}
+	mailer, err := c.mailer()
+	if err != nil {
+		return nil, err
+	}
 
 	a.db, err = sqlstore.Open(ctx, c.DatabaseURL.Reveal(), sqlstore.Options{Logger: log})
 	if err != nil {
@@ -100,7 +115,8 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	a.registry = registry.New(a.db.Registry(), courier, regOptions)
 	a.accounts, err = account.New(a.db.Accounts(), a.registry, account.Options{
 		SigningKey: keys[0], MoreKeys: keys[1:], ReloadKeys: c.reloadSigningKeys(), NextID: regOptions.NextID, Dev: c.Dev,
-		AccessTTL: c.AccessTTL, Logger: log,
+		AccessTTL: c.AccessTTL, Providers: providers, Mailer: mailer, LinkPage: c.linkPage(), Logger: log,
+		Sealer: regOptions.Sealer, StaffProvider: staff, StaffGroups: c.staffGroups(),
 	})
 	if err != nil {
 		return nil, errors.Join(err, a.Close())
@@ -119,7 +135,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
-			Requests: httpRate(c.HTTPRatePerAddress), Logins: httpRate(c.LimitLoginsPerAddress),
+			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
 		})
 	return a, nil
 }
@@ -210,6 +226,7 @@ func (a *App) drain(servers []*server) error {
 	began := time.Now()
 	a.draining.Store(true)
 	a.log.Info("shutting down")
+	a.registry.CloseFeed() // no stream holds up the end
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	err := a.broker.Shutdown(ctx)
 	cancel()
@@ -222,10 +239,15 @@ func (a *App) drain(servers []*server) error {
 	return err
 }
 
-// Close commits what waits and closes the database. After Run it always succeeds
+// Close sends and commits what waits and closes the database. After Run it always succeeds
 // in giving everything back; it may be called again.
 func (a *App) Close() error {
 	a.closeOnce.Do(func() {
+		if a.accounts != nil {
+			ctx, cancel := context.WithTimeout(context.Background(), mailGrace)
+			defer cancel()
+			a.accounts.CloseMail(ctx)
+		}
 		a.registry.Close()
 		a.closeErr = a.db.Close()
 	})

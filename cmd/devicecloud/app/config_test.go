@@ -11,11 +11,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/alecthomas/kong"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/opticworks/devicecloud/cmd/devicecloud/app"
 )
@@ -90,6 +92,16 @@ func TestDevModeTurnsLimitsOff(t *testing.T) {
 	if want := (app.Rate{Count: 3, Per: time.Second, Burst: 7}); c.HTTPRatePerAddress != want {
 		t.Errorf("a limit that was asked for is %v, want %v", c.HTTPRatePerAddress, want)
 	}
+	for _, s := range c.Settings() {
+		limit := strings.HasPrefix(s.Name, "LIMIT_") || strings.Contains(s.Name, "_RATE") || strings.HasPrefix(s.Name, "MQTT_MAX_")
+		if limit && (s.DevDefault != "0" || s.Default == "0" || s.Name != "HTTP_RATE_PER_ADDRESS" && s.Value != "0") {
+			t.Errorf("%s has the default %q, in dev mode %q, and is %s", s.Name, s.Default, s.DevDefault, s.Value)
+		}
+	}
+	c, err = load(t, nil, map[string]string{"LIMIT_MAGIC_LINKS_PER_EMAIL": "7/h:3"}, "")
+	if want := (app.Rate{Count: 7, Per: time.Hour, Burst: 3}); err != nil || c.LimitLinksPerEmail != want {
+		t.Errorf("links to an e-mail: %v, %v", c.LimitLinksPerEmail, err)
+	}
 	if c, err = load(t, nil, nil, ""); err != nil || c.LimitStatePerDevice.Count != 1 || c.MQTTAddr != "" {
 		t.Errorf("outside dev: %+v, %v", c, err)
 	}
@@ -116,6 +128,51 @@ func TestConfigFileMistakesAreNamed(t *testing.T) {
 	}
 	if _, err := load(t, []string{"--config", filepath.Join(t.TempDir(), "absent")}, nil, ""); err == nil {
 		t.Error("a missing --config file passed")
+	}
+}
+
+func TestFurtherIssuersComeFromEnvironmentAndFile(t *testing.T) {
+	env := map[string]string{
+		"OIDC_ACME_ISSUER": "https://environment.example", "OIDC_GOOGLE_CLIENT_IDS": "a,b", "OIDC_EMPTY_ISSUER": "", "OIDC_ACME": "x", "ADMIN_OIDC_ISSUER": "x",
+	}
+	var names []string
+	for name := range env {
+		names = append(names, name)
+	}
+	path := filepath.Join(t.TempDir(), "devicecloud.conf")
+	if err := os.WriteFile(path, []byte("OIDC_ACME_ISSUER=https://file.example\nOIDC_ACME_CLIENT_IDS = ios, android,\nOIDC_MY_CORP_2_ISSUER=https://corp.example\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	sources := app.NewSources(func(name string) (string, bool) { v, ok := env[name]; return v, ok }, names...)
+	var cli struct {
+		app.Config
+		ConfigFile string `name:"config"`
+	}
+	parser, err := kong.New(&cli, kong.Resolvers(sources))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := parser.Parse([]string{"--config", path}); err != nil {
+		t.Fatal(err)
+	}
+	sources.Complete(&cli.Config)
+	want := map[string]app.Issuer{
+		"acme":      {URL: "https://environment.example", ClientIDs: []string{"ios", "android"}},
+		"my_corp_2": {URL: "https://corp.example"},
+	}
+	if diff := cmp.Diff(want, cli.Issuers); diff != "" {
+		t.Errorf("the issuers differ (-want +got):\n%s", diff)
+	}
+	if !slices.Equal(cli.OIDCGoogleClientIDs, []string{"a", "b"}) {
+		t.Errorf("Google's client ids: %v", cli.OIDCGoogleClientIDs)
+	}
+	if shown := fmt.Sprint(cli.Settings()); !strings.Contains(shown, "OIDC_MY_CORP_2_ISSUER") || !strings.Contains(shown, "https://corp.example") {
+		t.Error("the settings do not list the further issuers")
+	}
+	for _, name := range []string{"OIDC__ISSUER", "OIDC_ISSUER", "OIDC_acme_ISSUER", "OIDC_ACME__X_ISSUER", "OIDC_ACME_ISSUERS", "XOIDC_ACME_ISSUER"} {
+		if _, err := app.ParseConfigFile([]byte(name + "=x")); err == nil || !strings.Contains(err.Error(), "did you mean") {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -187,11 +244,50 @@ func TestPrepareRefusesWhatMustNotBeServed(t *testing.T) {
 		{"a short encryption key", func(c *app.Config) { c.SecretEncryptionKey = "c2hvcnQ=" }, "SECRET_ENCRYPTION_KEY must be 32 bytes"},
 		{"an encryption key of zeros", func(c *app.Config) {
 			c.SecretEncryptionKey = app.Secret(base64.StdEncoding.EncodeToString(make([]byte, 32)))
-		}, "one byte repeated"},
+		}, "SECRET_ENCRYPTION_KEY is one byte"},
 		{"a wildcard as topic root", func(c *app.Config) { c.TopicRoot = "a/#" }, "TOPIC_ROOT"},
 		{"an unknown database", func(c *app.Config) { c.DatabaseURL = "mysql://user:hunter2@host/db" }, "DATABASE_URL must start with"},
 		{"a proxy that is no address", func(c *app.Config) { c.TrustedProxies = []string{"proxy"} }, "TRUSTED_PROXIES"},
 		{"proxies", func(c *app.Config) { c.TrustedProxies = []string{"192.0.2.1", "2001:db8::/32"} }, ""},
+		{"Google", func(c *app.Config) { c.OIDCGoogleClientIDs = []string{"ios", "web"} }, ""},
+		{"Google with another issuer in its place", func(c *app.Config) {
+			c.OIDCGoogleClientIDs, c.OIDCGoogleIssuer = []string{"ios"}, "http://127.0.0.1:9000"
+		}, ""},
+		{"an issuer in Google's place without client ids", func(c *app.Config) { c.OIDCGoogleIssuer = "https://issuer.example" }, "OIDC_GOOGLE_CLIENT_IDS"},
+		{"an empty client id", func(c *app.Config) { c.OIDCAppleClientIDs = []string{"ios", ""} }, "OIDC_APPLE_CLIENT_IDS"},
+		{"an issuer in the clear", func(c *app.Config) {
+			c.OIDCAppleClientIDs, c.OIDCAppleIssuer = []string{"ios"}, "http://issuer.example"
+		}, "OIDC_APPLE_ISSUER is neither https"},
+		{"a further issuer", func(c *app.Config) {
+			c.Issuers = map[string]app.Issuer{"acme": {URL: "https://issuer.example/realm", ClientIDs: []string{"ios"}}}
+		}, ""},
+		{"a further issuer without client ids", func(c *app.Config) { c.Issuers = map[string]app.Issuer{"acme": {URL: "https://issuer.example"}} }, "OIDC_ACME_CLIENT_IDS"},
+		{"a further issuer that is a slip of the pen", func(c *app.Config) { c.Issuers = map[string]app.Issuer{"gogle": {ClientIDs: []string{"ios"}}} }, "did you mean OIDC_GOOGLE_CLIENT_IDS?"},
+		{"a further issuer with a name that is taken", func(c *app.Config) {
+			c.Issuers = map[string]app.Issuer{"dev": {URL: "https://issuer.example", ClientIDs: []string{"ios"}}}
+		}, "the name dev is taken"},
+		{"WeChat", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "8c1f04e2b97d5a63e0f2716b4d9a385c" }, ""},
+		{"WeChat without its secret", func(c *app.Config) { c.WeChatAppID = "wx1" }, "WECHAT_SECRET"},
+		{"WeChat with a short secret", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "hunter2" }, "WECHAT_SECRET is not an AppSecret"},
+		{"WeChat with a secret of zeros", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "00000000000000000000000000000000" }, "WECHAT_SECRET is not an AppSecret"},
+		{"WeChat in the clear", func(c *app.Config) { c.WeChatBaseURL = "http://api.example" }, "WECHAT_BASE_URL"},
+		{"mail", func(c *app.Config) {
+			c.SMTPURL, c.MailFrom, c.PublicURL = "smtp://u:lake-Copper-41-moss@mail.example.com", "Devices <no-reply@example.com>", "https://cloud.example.com"
+		}, ""},
+		{"mail without a sender", func(c *app.Config) { c.SMTPURL, c.PublicURL = "smtp://localhost", "https://cloud.example.com" }, "MAIL_FROM is required"},
+		{"mail without a public URL", func(c *app.Config) { c.SMTPURL, c.MailFrom = "smtp://localhost", "a@example.com" }, "PUBLIC_URL is required"},
+		{"mail without a public URL in dev", func(c *app.Config) { c.Dev, c.SMTPURL, c.MailFrom = true, "smtp://localhost", "a@example.com" }, ""},
+		{"a mail server that is none", func(c *app.Config) {
+			c.SMTPURL, c.MailFrom, c.PublicURL = "https://u:hunter2@mail.example.com", "a@example.com", "https://cloud.example.com"
+		}, "SMTP_URL must be smtp://"},
+		{"a sender that is none", func(c *app.Config) { c.MailFrom = "nobody" }, "MAIL_FROM"},
+		{"a public URL in the clear", func(c *app.Config) { c.PublicURL = "http://cloud.example.com" }, "PUBLIC_URL"},
+		{"a public URL with a query", func(c *app.Config) { c.PublicURL = "https://cloud.example.com/?a=b" }, "PUBLIC_URL"},
+		{"a public URL for a telephone in the same network", func(c *app.Config) { c.Dev, c.AllowDevOnNetwork, c.PublicURL = true, true, "http://192.0.2.1:8080" }, ""},
+		{"a script as app link", func(c *app.Config) { c.AppLinkURL = "javascript://x/%0aalert(1)" }, "APP_LINK_URL must have the scheme"},
+		{"an app link with a fragment", func(c *app.Config) { c.AppLinkURL = "devicecloud://auth#" }, "APP_LINK_URL"},
+		{"no app link", func(c *app.Config) { c.AppLinkURL = "" }, "APP_LINK_URL"},
+		{"an app link that the platform gives to the app", func(c *app.Config) { c.AppLinkURL = "https://app.example.com/auth" }, ""},
 		{"a threshold of nothing", func(c *app.Config) { c.OfflineThresholdSec = 0 }, "OFFLINE_THRESHOLD_SEC"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -245,12 +341,13 @@ func TestSecretsFromFiles(t *testing.T) {
 func TestSecretsRedactThemselves(t *testing.T) {
 	c := served(t)
 	c.DatabaseURL, c.AdminPassword = "postgres://u:hunter2@h/d", "hunter2hunter2"
+	c.WeChatSecret, c.SMTPURL = "hunter2hunter2hunter2", "smtp://u:hunter2@h"
 	marshalled, err := json.Marshal(c)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{fmt.Sprintf("%v %+v %#v %s %q", c, c, c, c.AdminPassword, c.AdminPassword), string(marshalled), fmt.Sprint(c.Settings())} {
-		if strings.Contains(text, "hunter2") || strings.Contains(text, "PRIVATE KEY") {
+	for _, text := range []string{fmt.Sprintf("%v %+v %#v %s %q %d %x %b", c, c, c, c.AdminPassword, c.AdminPassword, c.AdminPassword, c.AdminPassword, c.AdminPassword), string(marshalled), fmt.Sprint(c.Settings())} {
+		if strings.Contains(text, "hunter2") || strings.Contains(text, fmt.Sprintf("%x", "hunter2")) || strings.Contains(text, "PRIVATE KEY") {
 			t.Errorf("a secret in %s", text)
 		}
 	}

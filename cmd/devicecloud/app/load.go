@@ -18,17 +18,20 @@ import (
 // in the file that it does not know.) It reads the flags --config and --dev from the
 // command line itself.
 type Sources struct {
-	lookupEnv func(name string) (string, bool)
-	names     map[string]string // flag -> NAME
-	file      map[string]string // NAME -> value, of the file `from`
-	from      string
+	lookupEnv   func(name string) (string, bool)
+	environment []string          // names in the environment that may be settings without a fixed name
+	names       map[string]string // flag -> NAME
+	file        map[string]string // NAME -> value, of the file `from`
+	from        string
 }
 
 var _ kong.Resolver = (*Sources)(nil)
 
-// NewSources resolves with the given environment, os.LookupEnv as a rule.
-func NewSources(lookupEnv func(name string) (string, bool)) *Sources {
-	s := &Sources{lookupEnv: lookupEnv, names: map[string]string{}}
+// NewSources resolves with the given environment, os.LookupEnv as a rule. names are
+// all that the environment has; without them, settings whose names are not fixed are
+// not found there.
+func NewSources(lookupEnv func(name string) (string, bool), names ...string) *Sources {
+	s := &Sources{lookupEnv: lookupEnv, environment: names, names: map[string]string{}}
 	for _, setting := range new(Config).Settings() {
 		s.names[setting.Flag] = setting.Name
 	}
@@ -116,7 +119,7 @@ func ParseConfigFile(text []byte) (map[string]string, error) {
 		switch {
 		case !ok:
 			return nil, fmt.Errorf("line %d: must be NAME=value", n) // the text may be a secret
-		case !slices.Contains(known, name):
+		case !slices.Contains(known, name) && !issuerSetting.MatchString(name):
 			return nil, fmt.Errorf("line %d: unknown setting %.64q, did you mean %s?", n, name, Nearest(name, known))
 		}
 		if _, twice := values[name]; twice {
@@ -169,13 +172,15 @@ func edits(a, b string) int {
 	return row[len(b)]
 }
 
-// FromEnvironment is the configuration of an environment and of no flag and no file.
-func FromEnvironment(dev bool, lookupEnv func(name string) (string, bool)) (Config, error) {
+// FromEnvironment is the configuration of an environment and of no flag and no file;
+// the arguments are those of [NewSources].
+func FromEnvironment(dev bool, lookupEnv func(name string) (string, bool), names ...string) (Config, error) {
 	var cli struct {
 		Config
 		DevFlag bool `name:"dev"`
 	}
-	parser, err := kong.New(&cli, kong.Resolvers(NewSources(lookupEnv)))
+	sources := NewSources(lookupEnv, names...)
+	parser, err := kong.New(&cli, kong.Resolvers(sources))
 	if err != nil {
 		return Config{}, err
 	}
@@ -187,5 +192,6 @@ func FromEnvironment(dev bool, lookupEnv func(name string) (string, bool)) (Conf
 		return Config{}, err
 	}
 	cli.Dev = dev
+	sources.Complete(&cli.Config)
 	return cli.Config, nil
 }
