@@ -21,7 +21,8 @@ const (
 
 // Run does the recurring work of the domain until ctx ends: it follows the signing
 // keys and what other processes revoke, deletes what has expired, and forgets
-// revocations that are not needed any more. It returns when the followers that were called have returned too.
+// revocations that are not needed any more. It returns when the followers that were
+// called have returned too.
 func (s *Service) Run(ctx context.Context) {
 	look, purge := time.NewTicker(lookInterval), time.NewTicker(purgeInterval)
 	defer look.Stop()

@@ -129,8 +129,7 @@ type SessionTx interface {
 	// RevokedSessions lists the sessions that were revoked since the given time.
 	RevokedSessions(ctx context.Context, since time.Time) ([]Revoked, error)
 	// ScrubSessions removes from all of a subject's sessions what says where and on
-	// which device they were.
-	// They are kept until the given time at most.
+	// which device they were. They are kept until the given time at most.
 	ScrubSessions(ctx context.Context, of Subject, until time.Time) error
 	// DeleteSessions deletes at most limit sessions that ended for good before the
 	// given time, or limit of their refresh tokens while there are as many; it returns
