@@ -44,12 +44,16 @@ type Options struct {
 	Hash       HashParams                   // cost of a password hash; default m=19 MiB, t=2, p=1
 	MaxHashes  int                          // password hashes at once; default half the CPUs, so that guessers leave some to devices
 	Logger     *slog.Logger                 // default slog.Default()
+
+	Sealer        *registry.Sealer // encrypts shared secrets at rest; nil: stored bare
+	StaffProvider StaffProvider    // where staff may sign in too; nil: by password alone
+	StaffGroups   StaffGroups      // which of its groups makes which role
 }
 
 // The audiences of tokens.
 const (
 	AudienceApp   = "app"   // people
-	AudienceAdmin = "admin" // platform staff
+	AudienceAdmin = "admin" // platform staff; service accounts have [AudienceService]
 )
 
 const defaultAccessTTL = 15 * time.Minute // [contracts C.3]
@@ -97,6 +101,9 @@ type Service struct {
 	lockout    *lockout
 	mail       *postbox     // nil without a mailer
 	dummy      PasswordHash // what an unknown address is checked against
+
+	credentials *credentialCache // of service accounts
+	flows       flowSealer       // sign-ins of staff that are under way
 }
 
 // New makes a Service. It fails without a signing key, and with hash parameters
@@ -113,8 +120,13 @@ func New(store Store, devices Devices, opts Options) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
+	flows, err := newFlowSealer(opts.SigningKey)
+	if err != nil {
+		return nil, err
+	}
 	s := &Service{
 		store: store, devices: devices, opts: opts, log: opts.Logger, providers: map[string]Provider{},
+		credentials: newCredentialCache(), flows: flows,
 		keys: keys, parser: newParser(opts.Issuer, opts.Now), checked: newTokenCache(), revocation: newRevocation(opts.AccessTTL + skew), hasher: newHasher(opts.Hash, opts.MaxHashes), lockout: newLockout(),
 	}
 	maps.Copy(s.providers, opts.Providers)
@@ -144,7 +156,7 @@ func (s *Service) audit(ctx context.Context, tx Tx, a registry.Actor, event stri
 
 // Profile is what a signed-in person may see of themselves.
 type Profile struct {
-	Kind          registry.ActorKind // user, admin or support
+	Kind          registry.ActorKind // user, admin, support or service
 	ID            string
 	Email         string
 	EmailVerified bool
@@ -155,6 +167,9 @@ type Profile struct {
 // Me reads the signed-in person. ErrInvalidToken when the account is gone,
 // ErrAccountDisabled when it is disabled.
 func (s *Service) Me(ctx context.Context, a registry.Actor) (p Profile, err error) {
+	if a.Kind == registry.ActorService {
+		return s.serviceProfile(ctx, a)
+	}
 	of, ok := subjectOf(a)
 	if !ok {
 		return Profile{}, ErrInvalidToken

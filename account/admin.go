@@ -8,29 +8,40 @@ import (
 	"github.com/opticworks/devicecloud/registry"
 )
 
-// AdminLogin lets a member of staff in by password. from says where the request
-// comes from. An unknown address, a wrong password and a disabled account cost
-// the same work and give the same ErrInvalidCredentials. Five failures lock the
-// account for the caller's address for 15 minutes, longer each time, with
-// ErrRateLimited; 25 lock the address for every account. Other errors:
-// ErrMissingFields, ErrUnavailable. [contracts C.4]
-func (s *Service) AdminLogin(ctx context.Context, email, password string, from registry.Actor) (Tokens, Admin, error) {
-	if email == "" || password == "" {
+// AdminLogin lets a member of staff in by password and, where one is set up, by the
+// code of an authenticator. from says where the request comes from. An unknown address,
+// a wrong password, a disabled account and a wrong or used code cost the same work and
+// give the same ErrInvalidCredentials; a right password without the code that it needs
+// is ErrTOTPRequired. Five failures lock the account for the caller's address for 15
+// minutes, longer each time, with ErrRateLimited; 25 lock the address for every
+// account. Other errors: ErrMissingFields, ErrUnavailable. [contracts C.4]
+func (s *Service) AdminLogin(ctx context.Context, login AdminLogin, from registry.Actor) (Tokens, Admin, error) {
+	if login.Email == "" || login.Password == "" {
 		return Tokens{}, Admin{}, ErrMissingFields
 	}
 	// What is not an address is counted under one name: it can be no account's.
-	address, err := registry.NormalizeEmail(email)
+	address, err := registry.NormalizeEmail(login.Email)
 	if err != nil {
 		address = "?"
 	}
-	return s.authenticate(ctx, address, password, from)
+	return s.authenticate(ctx, address, login, from)
 }
 
-const methodPassword = "password"
+// AdminLogin is what a member of staff types.
+type AdminLogin struct {
+	Email    string
+	Password string
+	TOTP     string // the authenticator's code; "" when there is none
+}
+
+const (
+	methodPassword = "password"
+	methodTOTP     = "password+totp"
+)
 
 // authenticate takes a place among the running hashes, charges the try, checks
-// the password and records the outcome. Only a wrong password stays charged.
-func (s *Service) authenticate(ctx context.Context, address, password string, from registry.Actor) (Tokens, Admin, error) {
+// the password and the code and records the outcome. Only a wrong one stays charged.
+func (s *Service) authenticate(ctx context.Context, address string, login AdminLogin, from registry.Actor) (Tokens, Admin, error) {
 	release, err := s.hasher.acquire(ctx)
 	if err != nil {
 		return Tokens{}, Admin{}, err
@@ -42,10 +53,14 @@ func (s *Service) authenticate(ctx context.Context, address, password string, fr
 		locked.RetryAfter = wait
 		return Tokens{}, Admin{}, &locked
 	}
-	a, err := s.check(ctx, address, password)
+	a, err := s.check(ctx, address, login.Password)
+	var step int64
+	if err == nil {
+		step, err = s.secondProof(a, login.TOTP)
+	}
 	var tokens Tokens
 	if err == nil {
-		tokens, a, err = s.admit(ctx, a, password, from)
+		tokens, a, err = s.admit(ctx, a, login.Password, step, from)
 	}
 	switch {
 	case errors.Is(err, ErrInvalidCredentials):
@@ -74,6 +89,9 @@ func (s *Service) check(ctx context.Context, address, password string) (a Admin,
 	} else if err != nil {
 		return Admin{}, err
 	}
+	if a.PasswordHash == "" { // of who signs in through the identity provider alone
+		known, a.PasswordHash = false, s.dummy
+	}
 	hash, err := a.PasswordHash.parse()
 	if err != nil {
 		return Admin{}, err
@@ -87,11 +105,12 @@ func (s *Service) check(ctx context.Context, address, password string) (a Admin,
 	return a, nil
 }
 
-// admit opens the session of a member of staff whose password was right, and writes
-// a new hash when the parameters have changed since the old one was made. Whoever was
-// disabled or got another password meanwhile is ErrInvalidCredentials. The caller
+// admit opens the session of a member of staff whose password was right, uses up the
+// time step of the code (0 for none), and writes a new hash when the parameters have
+// changed since the old one was made. Whoever was disabled or got another password
+// meanwhile, or whose code somebody else has used, is ErrInvalidCredentials. The caller
 // holds a place for hashing.
-func (s *Service) admit(ctx context.Context, checked Admin, password string, from registry.Actor) (tokens Tokens, a Admin, err error) {
+func (s *Service) admit(ctx context.Context, checked Admin, password string, step int64, from registry.Actor) (tokens Tokens, a Admin, err error) {
 	hash, err := checked.PasswordHash.parse()
 	if err != nil {
 		return Tokens{}, checked, err
@@ -108,13 +127,25 @@ func (s *Service) admit(ctx context.Context, checked Admin, password string, fro
 		case err != nil:
 			return err
 		}
+		if (step == 0) != a.TOTPConfirmedAt.IsZero() { // turned on or off meanwhile
+			return ErrInvalidCredentials
+		}
+		method := methodPassword
+		if step != 0 {
+			method = methodTOTP
+			if fresh, err := tx.UseTOTPStep(ctx, a.ID, step, s.now()); err != nil {
+				return err
+			} else if !fresh {
+				return ErrInvalidCredentials
+			}
+		}
 		if renewed != "" {
 			if err := tx.SetAdminPassword(ctx, a.ID, string(renewed), s.now()); err != nil {
 				return err
 			}
 		}
 		tokens, err = s.open(ctx, tx, opening{
-			audience: AudienceAdmin, subject: a.ID, role: string(a.Role), method: methodPassword, scopes: staffScopes(a.Role), from: from,
+			audience: AudienceAdmin, subject: a.ID, role: string(a.Role), method: method, scopes: staffScopes(a.Role), from: from,
 		})
 		return err
 	})
@@ -178,7 +209,7 @@ func (s *Service) EnsureAdmin(ctx context.Context, email, password string) (crea
 			return err
 		}
 		created = true
-		return s.insertAdmin(ctx, tx, a)
+		return s.insertAdmin(ctx, tx, registry.System(), a)
 	})
 	if errors.Is(err, ErrEmailTaken) { // another node was faster
 		return false, nil
@@ -186,17 +217,10 @@ func (s *Service) EnsureAdmin(ctx context.Context, email, password string) (crea
 	return created && err == nil, err
 }
 
-// CreateAdmin makes a member of staff. ErrInvalidEmail, ErrWeakPassword (12 to
-// 256 characters), ErrInvalidRole, ErrEmailTaken, ErrUnavailable.
+// CreateAdmin makes a member of staff, for an operator. Errors as
+// [Service.CreateStaff].
 func (s *Service) CreateAdmin(ctx context.Context, email, password string, role AdminRole) (Admin, error) {
-	a, err := s.newAdmin(ctx, email, password, role)
-	if err != nil {
-		return Admin{}, err
-	}
-	if err := s.store.InTx(ctx, func(tx Tx) error { return s.insertAdmin(ctx, tx, a) }); err != nil {
-		return Admin{}, err
-	}
-	return a, nil
+	return s.CreateStaff(ctx, registry.System(), email, password, role)
 }
 
 func (s *Service) newAdmin(ctx context.Context, email, password string, role AdminRole) (Admin, error) {
@@ -204,23 +228,34 @@ func (s *Service) newAdmin(ctx context.Context, email, password string, role Adm
 	if err != nil {
 		return Admin{}, ErrInvalidEmail.With(err)
 	}
-	if n := utf8.RuneCountInString(password); n < 12 || n > 256 || !utf8.ValidString(password) {
-		return Admin{}, ErrWeakPassword
-	}
-	if role != AdminRoleAdmin && role != AdminRoleSupport {
+	if !role.valid() {
 		return Admin{}, ErrInvalidRole
 	}
-	release, err := s.hasher.acquire(ctx)
+	hash, err := s.hashPassword(ctx, password)
 	if err != nil {
 		return Admin{}, err
 	}
-	defer release()
-	return Admin{ID: s.opts.NewID(), Email: address, PasswordHash: s.opts.Hash.hash(password), Role: role, CreatedAt: s.now()}, nil
+	return Admin{ID: s.opts.NewID(), Email: address, PasswordHash: hash, Role: role, CreatedAt: s.now()}, nil
 }
 
-func (s *Service) insertAdmin(ctx context.Context, tx Tx, a Admin) error {
+// hashPassword hashes a password that staff may have; ErrWeakPassword.
+func (s *Service) hashPassword(ctx context.Context, password string) (PasswordHash, error) {
+	if n := utf8.RuneCountInString(password); n < 12 || n > 256 || !utf8.ValidString(password) {
+		return "", ErrWeakPassword
+	}
+	release, err := s.hasher.acquire(ctx)
+	if err != nil {
+		return "", err
+	}
+	defer release()
+	return s.opts.Hash.hash(password), nil
+}
+
+func (r AdminRole) valid() bool { return r == AdminRoleAdmin || r == AdminRoleSupport }
+
+func (s *Service) insertAdmin(ctx context.Context, tx Tx, by registry.Actor, a Admin) error {
 	if err := tx.InsertAdmin(ctx, a); err != nil {
 		return err
 	}
-	return s.audit(ctx, tx, registry.System(), "staff_created", a.CreatedAt, map[string]any{"admin_id": a.ID, "role": string(a.Role)})
+	return s.audit(ctx, tx, by, "staff_created", a.CreatedAt, map[string]any{"admin_id": a.ID, "role": string(a.Role)})
 }

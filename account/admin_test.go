@@ -34,7 +34,7 @@ func TestAdminLogin(t *testing.T) {
 	t.Run("an administrator gets a token of staff", func(t *testing.T) {
 		w := newWorld(t, nil)
 		admin := w.admin(t)
-		tokens, a, err := w.AdminLogin(ctx, " ROOT@example.com ", adminPassword, from)
+		tokens, a, err := w.AdminLogin(ctx, account.AdminLogin{Email: " ROOT@example.com ", Password: adminPassword}, from)
 		if err != nil || a.ID != admin.ID {
 			t.Fatal(a, err)
 		}
@@ -55,7 +55,7 @@ func TestAdminLogin(t *testing.T) {
 		if _, err := w.CreateAdmin(ctx, "help@example.com", adminPassword, account.AdminRoleSupport); err != nil {
 			t.Fatal(err)
 		}
-		tokens, _, err := w.AdminLogin(ctx, "help@example.com", adminPassword, from)
+		tokens, _, err := w.AdminLogin(ctx, account.AdminLogin{Email: "help@example.com", Password: adminPassword}, from)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -83,7 +83,7 @@ func TestAdminLogin(t *testing.T) {
 			{adminEmail, strings.Repeat("x", 5000)},
 			{"\x00", "\x00"},
 		} {
-			_, _, err := w.AdminLogin(ctx, c[0], c[1], from)
+			_, _, err := w.AdminLogin(ctx, account.AdminLogin{Email: c[0], Password: c[1]}, from)
 			if !errors.Is(err, account.ErrInvalidCredentials) {
 				t.Errorf("%.40q: %v", c[0], err)
 			}
@@ -93,7 +93,7 @@ func TestAdminLogin(t *testing.T) {
 	t.Run("an empty field is missing", func(t *testing.T) {
 		w := newWorld(t, nil)
 		for _, c := range [][2]string{{"", adminPassword}, {adminEmail, ""}, {"", ""}} {
-			if _, _, err := w.AdminLogin(ctx, c[0], c[1], from); !errors.Is(err, account.ErrMissingFields) {
+			if _, _, err := w.AdminLogin(ctx, account.AdminLogin{Email: c[0], Password: c[1]}, from); !errors.Is(err, account.ErrMissingFields) {
 				t.Error(err)
 			}
 		}
@@ -112,7 +112,7 @@ func TestAdminLogin(t *testing.T) {
 			t.Fatal(err)
 		}
 		for range 2 { // the second login is against the new hash
-			if _, _, err := s.AdminLogin(ctx, adminEmail, adminPassword, from); err != nil {
+			if _, _, err := s.AdminLogin(ctx, account.AdminLogin{Email: adminEmail, Password: adminPassword}, from); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -132,14 +132,14 @@ func TestLockOut(t *testing.T) {
 	fail := func(t *testing.T, w *world, email, ip string, n int) {
 		t.Helper()
 		for range n {
-			if _, _, err := w.AdminLogin(ctx, email, "wrong", at(ip)); !errors.Is(err, account.ErrInvalidCredentials) {
+			if _, _, err := w.AdminLogin(ctx, account.AdminLogin{Email: email, Password: "wrong"}, at(ip)); !errors.Is(err, account.ErrInvalidCredentials) {
 				t.Fatal(err)
 			}
 		}
 	}
 	locked := func(t *testing.T, w *world, email, password, ip string, wait time.Duration) {
 		t.Helper()
-		_, _, err := w.AdminLogin(ctx, email, password, at(ip))
+		_, _, err := w.AdminLogin(ctx, account.AdminLogin{Email: email, Password: password}, at(ip))
 		var e *registry.Error
 		if !errors.As(err, &e) || e.Code != "RATE_LIMITED" || e.RetryAfter != wait {
 			t.Fatalf("got %v, want RATE_LIMITED for %v", err, wait)
@@ -157,7 +157,7 @@ func TestLockOut(t *testing.T) {
 		fail(t, w, adminEmail, "203.0.113.1", 5)
 		locked(t, w, adminEmail, adminPassword, "203.0.113.1", 30*time.Minute)
 		w.clock.Add(30 * time.Minute)
-		if _, _, err := w.AdminLogin(ctx, adminEmail, adminPassword, at("203.0.113.1")); err != nil {
+		if _, _, err := w.AdminLogin(ctx, account.AdminLogin{Email: adminEmail, Password: adminPassword}, at("203.0.113.1")); err != nil {
 			t.Error(err)
 		}
 	})
@@ -165,7 +165,7 @@ func TestLockOut(t *testing.T) {
 		w := newWorld(t, nil)
 		w.admin(t)
 		fail(t, w, adminEmail, "203.0.113.1", 5)
-		if _, _, err := w.AdminLogin(ctx, adminEmail, adminPassword, at("203.0.113.2")); err != nil {
+		if _, _, err := w.AdminLogin(ctx, account.AdminLogin{Email: adminEmail, Password: adminPassword}, at("203.0.113.2")); err != nil {
 			t.Error(err)
 		}
 	})
@@ -181,7 +181,7 @@ func TestLockOut(t *testing.T) {
 			fail(t, w, fmt.Sprintf("a%d@example.com", i), "2001:db8::"+fmt.Sprint(i), 1) // one /64
 		}
 		locked(t, w, adminEmail, adminPassword, "2001:db8::ffff", 15*time.Minute)
-		if _, _, err := w.AdminLogin(ctx, adminEmail, adminPassword, at("2001:db8:0:1::1")); err != nil {
+		if _, _, err := w.AdminLogin(ctx, account.AdminLogin{Email: adminEmail, Password: adminPassword}, at("2001:db8:0:1::1")); err != nil {
 			t.Error(err)
 		}
 	})
@@ -190,7 +190,7 @@ func TestLockOut(t *testing.T) {
 		w.admin(t)
 		for range 3 {
 			fail(t, w, adminEmail, "203.0.113.1", 4)
-			if _, _, err := w.AdminLogin(ctx, adminEmail, adminPassword, at("203.0.113.1")); err != nil {
+			if _, _, err := w.AdminLogin(ctx, account.AdminLogin{Email: adminEmail, Password: adminPassword}, at("203.0.113.1")); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -203,7 +203,7 @@ func TestLockOut(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 50 {
 			wg.Go(func() {
-				_, _, err := w.AdminLogin(ctx, adminEmail, "wrong", from)
+				_, _, err := w.AdminLogin(ctx, account.AdminLogin{Email: adminEmail, Password: "wrong"}, from)
 				mu.Lock()
 				defer mu.Unlock()
 				switch {
@@ -227,7 +227,7 @@ func TestLockOut(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 20 {
 			wg.Go(func() {
-				if _, _, err := w.AdminLogin(ctx, adminEmail, adminPassword, from); err != nil {
+				if _, _, err := w.AdminLogin(ctx, account.AdminLogin{Email: adminEmail, Password: adminPassword}, from); err != nil {
 					t.Error(err)
 				}
 			})
@@ -246,7 +246,7 @@ func TestAdminLoginTiming(t *testing.T) {
 	for i := range tries {
 		for j, email := range []string{adminEmail, "nobody@example.com"} {
 			start := time.Now()
-			if _, _, err := w.AdminLogin(ctx, email, "wrong", at(fmt.Sprintf("203.0.%d.%d", i, j))); !errors.Is(err, account.ErrInvalidCredentials) {
+			if _, _, err := w.AdminLogin(ctx, account.AdminLogin{Email: email, Password: "wrong"}, at(fmt.Sprintf("203.0.%d.%d", i, j))); !errors.Is(err, account.ErrInvalidCredentials) {
 				t.Fatal(err)
 			}
 			took[j] = append(took[j], time.Since(start))

@@ -203,7 +203,7 @@ func TestRefreshOfStaff(t *testing.T) {
 	ctx := context.Background()
 	login := func(t *testing.T, w *world) account.Tokens {
 		t.Helper()
-		tokens, _, err := w.AdminLogin(ctx, adminEmail, adminPassword, from)
+		tokens, _, err := w.AdminLogin(ctx, account.AdminLogin{Email: adminEmail, Password: adminPassword}, from)
 		if err != nil {
 			t.Fatal(err)
 		}

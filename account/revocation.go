@@ -70,6 +70,13 @@ func (r *revocation) call(ended func()) {
 	}()
 }
 
+// run is call for other work that wait has to wait for.
+func (r *revocation) run(work func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.call(work)
+}
+
 // wait returns when no follower is running.
 func (r *revocation) wait() {
 	r.mu.Lock()
@@ -77,6 +84,13 @@ func (r *revocation) wait() {
 	for r.running > 0 {
 		r.idle.Wait()
 	}
+}
+
+// restore takes back that something has ended: a service account was enabled again.
+func (r *revocation) restore(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.gone, key)
 }
 
 // drop is called with mu held.

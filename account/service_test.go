@@ -23,6 +23,7 @@ type courier struct{}
 
 func (courier) Deliver(string, topic.Kind, []byte) error { return registry.ErrOffline }
 func (courier) Announce(string, topic.Kind, []byte)      {}
+func (courier) Watched() bool                            { return false }
 func (courier) Disconnect(string, registry.Reason) bool  { return false }
 func (courier) ExpireSession(string, int64, time.Time)   {}
 func (courier) AccessChanged(string)                     {}

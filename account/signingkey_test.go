@@ -160,7 +160,7 @@ func FuzzParseSigningKeys(f *testing.F) {
 func TestSecretsRedactThemselves(t *testing.T) {
 	w := newWorld(t, nil)
 	admin := w.admin(t)
-	tokens, _, err := w.AdminLogin(context.Background(), adminEmail, adminPassword, from)
+	tokens, _, err := w.AdminLogin(context.Background(), account.AdminLogin{Email: adminEmail, Password: adminPassword}, from)
 	if err != nil {
 		t.Fatal(err)
 	}

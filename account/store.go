@@ -23,6 +23,7 @@ type Tx interface {
 	AdminTx
 	SessionTx
 	MagicLinkTx
+	ServiceTx
 }
 
 // UserTx reads and writes people.
@@ -31,9 +32,18 @@ type UserTx interface {
 	User(ctx context.Context, userID string) (User, error)
 	// UserByIdentity finds the person behind a provider's subject; ErrUserNotFound.
 	UserByIdentity(ctx context.Context, provider, subject string) (User, error)
+	// VerifiedUser finds the person whose verified, normalised e-mail this is, also a
+	// disabled one; ErrUserNotFound.
+	VerifiedUser(ctx context.Context, email string) (User, error)
 	// InsertUser writes a person; ErrEmailTaken when the e-mail is another's
 	// verified one.
 	InsertUser(ctx context.Context, u User) error
+	// Users lists people by part of their e-mail or by id, in order of id, after the
+	// given id.
+	Users(ctx context.Context, f UserFilter) ([]User, error)
+	// SetUserDisabled disables (at) or enables (zero time); changed says whether it
+	// was otherwise before. ErrUserNotFound.
+	SetUserDisabled(ctx context.Context, userID string, disabledAt, at time.Time) (changed bool, err error)
 	// InsertIdentity binds a provider's subject to a person; ErrIdentityTaken.
 	InsertIdentity(ctx context.Context, provider, subject, userID string, at time.Time) error
 	// Identities lists by which providers a person gets in, the oldest first, each
@@ -64,6 +74,38 @@ type AdminTx interface {
 	CountAdmins(ctx context.Context) (int, error)
 	// SetAdminPassword replaces the password hash.
 	SetAdminPassword(ctx context.Context, adminID, hash string, at time.Time) error
+	// Admins lists staff in order of id, after the given id.
+	Admins(ctx context.Context, after string, limit int) ([]Admin, error)
+	// AdminByOIDC reads the member whose subject at the identity provider of staff
+	// this is; ErrAdminNotFound.
+	AdminByOIDC(ctx context.Context, subject string) (Admin, error)
+	// SetAdminEmail changes the e-mail; ErrEmailTaken.
+	SetAdminEmail(ctx context.Context, adminID, email string, at time.Time) error
+	// SetAdminRole changes the role; changed says whether it was another. Unless
+	// evenLast, it leaves the last administrator that is not disabled alone:
+	// ErrLastAdmin.
+	SetAdminRole(ctx context.Context, adminID string, role AdminRole, evenLast bool, at time.Time) (changed bool, err error)
+	// SetAdminDisabled disables (disabledAt) or enables (zero time); changed says
+	// whether it was otherwise before. ErrLastAdmin as of SetAdminRole.
+	SetAdminDisabled(ctx context.Context, adminID string, disabledAt, at time.Time) (changed bool, err error)
+	// SetPendingTOTP writes a shared secret that is not confirmed yet, over another
+	// such; changed is false when there is a confirmed one.
+	SetPendingTOTP(ctx context.Context, adminID string, secret SealedTOTP, at time.Time) (changed bool, err error)
+	// ConfirmTOTP confirms the pending secret and uses a time step up; changed is
+	// false when there is nothing to confirm.
+	ConfirmTOTP(ctx context.Context, adminID string, step int64, at time.Time) (changed bool, err error)
+	// UseTOTPStep accepts a time step, only after every one that was accepted before;
+	// fresh says whether it did.
+	UseTOTPStep(ctx context.Context, adminID string, step int64, at time.Time) (fresh bool, err error)
+	// ClearTOTP forgets the shared secret; changed says whether there was one.
+	ClearTOTP(ctx context.Context, adminID string, at time.Time) (changed bool, err error)
+}
+
+// UserFilter narrows a list of people.
+type UserFilter struct {
+	Query string // part of the e-mail in any letter case, or the whole id; "" is everybody
+	After string // the last user id of the page before
+	Limit int    // at most 201
 }
 
 // SessionTx reads and writes sessions, and what may be used once.
@@ -152,12 +194,15 @@ const (
 
 // Admin is a member of platform staff.
 type Admin struct {
-	ID           string
-	Email        string // normalised
-	PasswordHash PasswordHash
-	Role         AdminRole
-	DisabledAt   time.Time
-	CreatedAt    time.Time
+	ID              string
+	Email           string       // normalised
+	PasswordHash    PasswordHash // "" for who signs in through the identity provider alone
+	Role            AdminRole
+	DisabledAt      time.Time
+	CreatedAt       time.Time
+	TOTPSecret      SealedTOTP
+	TOTPConfirmedAt time.Time // zero: no second proof is asked for
+	OIDCSubject     string    // at the identity provider of staff; "" for who has a password
 }
 
 // PasswordHash is an argon2id PHC string. It redacts itself in every format.
@@ -178,4 +223,5 @@ var (
 	ErrIdentityNotFound = registry.E(registry.NotFound, "identity_not_found", "You have no identity of this provider.")
 	ErrLastIdentity     = registry.E(registry.Conflict, "last_identity", "This is the only way into the account. Add another one first, or delete the account.")
 	ErrIdentityTaken    = registry.E(registry.Conflict, "identity_taken", "This identity belongs to somebody else.")
+	ErrLastAdmin        = registry.E(registry.Conflict, "last_admin", "This is the last administrator.")
 )

@@ -79,14 +79,19 @@ func (s *Service) issue(x Session, role string, now time.Time) (AccessToken, tim
 	return AccessToken{text}, ttl, nil
 }
 
-// ActorByToken checks an access token and says whose it is and until when.
-// ErrInvalidToken for anything that is not a live token of ours, or one whose
-// session was ended, with one text for all of it. The actor's RequestID, IP, UserAgent and ClientType are the
-// caller's to fill in, its Scopes are shared and must not be changed. It reads no
-// database.
-func (s *Service) ActorByToken(_ context.Context, token string) (registry.Actor, time.Time, error) {
+// ActorByToken checks an access token, or an API key of a service account, and says
+// whose it is and until when; the zero time, of API keys alone, is for ever.
+// ErrInvalidToken for anything that is not a live token of ours, or one whose session
+// was ended, with one text for all of it. The actor's RequestID, IP, UserAgent and
+// ClientType are the caller's to fill in, its Scopes are shared and must not be
+// changed. It reads no database, but at the first use of a service account's
+// credential, which may also be ErrUnavailable.
+func (s *Service) ActorByToken(ctx context.Context, token string) (registry.Actor, time.Time, error) {
 	if len(token) > maxToken || strings.ContainsAny(token, "\r\n") { // base64 decoders skip line breaks
 		return registry.Actor{}, time.Time{}, ErrInvalidToken
+	}
+	if strings.HasPrefix(token, keyPrefix) {
+		return s.actorByKey(ctx, token)
 	}
 	key := sha256.Sum256([]byte(token))
 	t, ok := s.checked.get(key, s.opts.Now())
@@ -98,7 +103,11 @@ func (s *Service) ActorByToken(_ context.Context, token string) (registry.Actor,
 		t = checked{a, until}
 		s.checked.add(key, t)
 	}
-	if s.revocation.has(t.actor.SessionID) {
+	if t.actor.Kind == registry.ActorService {
+		if err := s.checkService(ctx, t.actor); err != nil {
+			return registry.Actor{}, time.Time{}, err
+		}
+	} else if s.revocation.has(t.actor.SessionID) {
 		return registry.Actor{}, time.Time{}, ErrInvalidToken.With(errSessionEnded)
 	}
 	return t.actor, t.until, nil
@@ -115,6 +124,9 @@ func (s *Service) parse(token string) (registry.Actor, time.Time, error) {
 		public, ok := s.keys.set.Load().verify[id]
 		if !ok || t.Header["typ"] != tokenType {
 			return nil, errors.New("not an access token of these keys")
+		}
+		if t.Header["crit"] != nil { // the library does not look; we know no extensions [RFC 7515 4.1.11]
+			return nil, errors.New("a critical header that is unknown")
 		}
 		return public, nil
 	})
@@ -136,6 +148,8 @@ func (s *Service) parse(token string) (registry.Actor, time.Time, error) {
 		a.Kind = registry.ActorAdmin
 	case c.Audience[0] == AudienceAdmin && c.Role == string(AdminRoleSupport):
 		a.Kind = registry.ActorSupport
+	case c.Audience[0] == AudienceService && c.Role == "":
+		a.Kind = registry.ActorService
 	default:
 		return none, time.Time{}, errors.New("audience and role do not fit")
 	}

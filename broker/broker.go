@@ -101,7 +101,7 @@ func New(opts Options) (*Broker, error) {
 	b := &Broker{
 		opts: opts, limits: limits, tls: unhinted(opts.TLS), log: log, metrics: m,
 		roster:   newRoster(limits),
-		gate:     newGate(limits.MaxHandshakes),
+		gate:     newGate(limits.MaxHandshakes, limits.TLSHandshakeTimeout),
 		srv:      mqtt.New(mochiOptions(log)),
 		upgrader: newUpgrader(),
 	}

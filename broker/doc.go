@@ -9,6 +9,7 @@
 //	  - roster.go admits before TLS: total, per address, by rate; it knows every open connection.
 //	  - serve.go is the life of one connection: TLS handshake, mochi, clean-up, last word, close. Nothing that panics
 //	    below it leaves it, and the guard hook's clean-up always runs.
+//	  - gate.go bounds the TLS handshakes that compute at once, and keeps a storm of them in the accept queue.
 //	  - conn.go is the connection as mochi and the hooks see it (Conn).
 //	  - socket.go is the writer that never blocks, with a bounded queue and a stall limit.
 //	  - wireguard.go, connect.go, subscribe.go, property.go and field.go are the wire guard: they hand mochi only packets
@@ -25,6 +26,6 @@
 //
 // # Locks
 //
-// Broker.mu (state), roster.mu, Conn.mu and socket.mu. Conn.mu may be held while socket.mu is taken; no other pair is
+// Broker.mu (state), roster.mu, gate.mu, Conn.mu and socket.mu. Conn.mu may be held while socket.mu is taken; no other pair is
 // ever nested, and none is held while a hook runs.
 package broker

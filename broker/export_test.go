@@ -48,3 +48,26 @@ func Socket(nc net.Conn, queue int, stall time.Duration) (conn net.Conn, failure
 	s := newSocket(nc, Limits{WriteQueue: queue, WriteStall: stall}, func() {})
 	return s, s.failure
 }
+
+// Gate is what bounds the handshakes that compute at once.
+type Gate struct{ g *gate }
+
+// NewGate makes a gate with n slots.
+func NewGate(n int) Gate { return Gate{newGate(n, 0)} }
+
+// Gate is the broker's.
+func (b *Broker) Gate() Gate { return Gate{b.gate} }
+
+func (g Gate) Enter(expires time.Time, begun bool) bool {
+	_, ok := g.g.enter(expires, begun)
+	return ok
+}
+func (g Gate) Leave()        { g.g.leave() }
+func (g Gate) Crowded() bool { return g.g.crowded() }
+
+// Waiting is how many wait for a slot.
+func (g Gate) Waiting() int {
+	g.g.mu.Lock()
+	defer g.g.mu.Unlock()
+	return g.g.fresh.Len() + g.g.begun.Len()
+}

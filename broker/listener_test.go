@@ -219,12 +219,14 @@ func TestKeepAlive(t *testing.T) {
 }
 
 // firstFlight is the ClientHello of a client, as bytes.
-func firstFlight(t testing.TB) []byte {
+func firstFlight(t testing.TB, curves ...tls.CurveID) []byte {
 	t.Helper()
 	near, far := net.Pipe()
 	defer near.Close()
 	defer far.Close()
-	go func() { _ = tls.Client(far, &tls.Config{InsecureSkipVerify: true}).Handshake() }()
+	go func() {
+		_ = tls.Client(far, &tls.Config{InsecureSkipVerify: true, CurvePreferences: curves}).Handshake()
+	}()
 	head := make([]byte, 5)
 	if _, err := io.ReadFull(near, head); err != nil {
 		t.Fatal(err)

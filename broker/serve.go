@@ -130,6 +130,11 @@ func (b *Broker) accept(ln net.Listener, via transport) {
 	const least, most = 5 * time.Millisecond, time.Second
 	wait := least
 	for {
+		for via == overTLS && b.gate.crowded() {
+			if !b.pause(crowdStep) {
+				return
+			}
+		}
 		nc, err := ln.Accept()
 		if err != nil {
 			if b.drain.Err() != nil {

@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -29,6 +30,7 @@ type socket struct {
 
 	gate    *gate // set during the TLS handshake only, by the connection's goroutine
 	inGate  bool
+	begun   bool      // the handshake has answered the client
 	expires time.Time // end of the handshake
 
 	mu       sync.Mutex
@@ -61,6 +63,7 @@ func (s *socket) Write(p []byte) (int, error) {
 	if s.err != nil {
 		return 0, s.err
 	}
+	s.begun = s.gate != nil
 	if s.draining {
 		if s.limit > 0 && s.waiting > s.limit {
 			return 0, s.fail(fmt.Errorf("%w: queue is full", ErrSlowReader))
@@ -156,7 +159,8 @@ func (s *socket) flush() {
 }
 
 // Read reads. During the TLS handshake it leaves the gate while it waits for the client and enters it again before the
-// handshake goes on computing.
+// handshake goes on computing. A client that has hung up in the meantime is not worth that;
+// one that sends more than a read takes, as no device does, is found out later.
 func (s *socket) Read(p []byte) (int, error) {
 	if s.gate == nil {
 		return s.Conn.Read(p)
@@ -166,10 +170,14 @@ func (s *socket) Read(p []byte) (int, error) {
 	if err != nil {
 		return n, err
 	}
-	if !s.gate.enter(s.expires) {
+	waited, ok := s.gate.enter(s.expires, s.begun)
+	if !ok {
 		return 0, os.ErrDeadlineExceeded
 	}
 	s.inGate = true
+	if waited && hungUp(s.base) {
+		return 0, io.ErrUnexpectedEOF
+	}
 	return n, nil
 }
 
@@ -205,37 +213,3 @@ func (s *socket) SetDeadline(t time.Time) error { return s.Conn.SetReadDeadline(
 
 // SetWriteDeadline does nothing; tls.Conn and the WebSocket library call it before writes that cannot block.
 func (s *socket) SetWriteDeadline(time.Time) error { return nil }
-
-// gate bounds how many handshakes compute at once, so that a storm of them does not keep established sessions waiting
-// behind thousands of runnable goroutines. A nil gate is always open.
-type gate struct{ slots chan struct{} }
-
-func newGate(n int) *gate {
-	if n <= 0 {
-		return nil
-	}
-	return &gate{slots: make(chan struct{}, n)}
-}
-
-// enter reports false when no slot came free until expires; the zero time means no limit.
-func (g *gate) enter(expires time.Time) bool {
-	select {
-	case g.slots <- struct{}{}:
-		return true
-	default:
-	}
-	var expired <-chan time.Time
-	if !expires.IsZero() {
-		t := time.NewTimer(time.Until(expires))
-		defer t.Stop()
-		expired = t.C
-	}
-	select {
-	case g.slots <- struct{}{}:
-		return true
-	case <-expired:
-		return false
-	}
-}
-
-func (g *gate) leave() { <-g.slots }

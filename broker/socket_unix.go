@@ -4,6 +4,7 @@ package broker
 
 import (
 	"errors"
+	"net"
 	"syscall"
 )
 
@@ -50,4 +51,23 @@ func (a *attempt) try(fd uintptr) bool {
 		}
 		return true
 	}
+}
+
+// hungUp reports whether the peer has closed the connection and nothing of what it sent is left to be read.
+func hungUp(nc net.Conn) bool {
+	c, ok := nc.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	gone := false
+	err = raw.Control(func(fd uintptr) {
+		var b [1]byte
+		n, _, err := syscall.Recvfrom(int(fd), b[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		gone = err == nil && n == 0 || errors.Is(err, syscall.ECONNRESET)
+	})
+	return gone && err == nil
 }

@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,6 +42,73 @@ func TestHostileHTTPClients(t *testing.T) {
 	w.done()
 	if !c.alive(t) {
 		t.Error("the process died")
+	}
+}
+
+// TestAGzipBombCostsNothing sends bodies of 1 MiB that unpack to 1 GiB, also where
+// nobody has signed in.
+func TestAGzipBombCostsNothing(t *testing.T) {
+	c := Start(t, Options{Process: true, Shipped: true}) // the race detector has a memory of its own
+	admin := c.AdminToken()
+	var member bytes.Buffer
+	zip := gzip.NewWriter(&member)
+	if _, err := zip.Write(make([]byte, 16<<20)); err != nil {
+		t.Fatal(err)
+	}
+	if err := zip.Close(); err != nil {
+		t.Fatal(err)
+	}
+	bomb := bytes.Repeat(member.Bytes(), 64) // members of one file
+	send := func(path, encoding string) (int, error) {
+		req, err := http.NewRequest(http.MethodPost, c.API()+path, bytes.NewReader(bomb))
+		if err != nil {
+			return 0, err
+		}
+		kind := "application/json"
+		if strings.HasSuffix(path, "/import") {
+			kind = "text/csv"
+		}
+		req.Header.Set("Content-Type", kind)
+		req.Header.Set("Content-Encoding", encoding)
+		req.Header.Set("Authorization", "Bearer "+admin)
+		res, err := c.client.Do(req)
+		if err != nil {
+			return 0, err
+		}
+		_, _ = io.Copy(io.Discard, res.Body) // the status is enough
+		return res.StatusCode, res.Body.Close()
+	}
+	paths := []string{"/api/auth/app-token", "/admin/auth/login", "/admin/enroll", "/admin/devices/import", "/admin/orders"}
+	for _, path := range paths { // what a first request takes is not the bomb's
+		c.Do(http.MethodPost, path, admin, map[string]string{}, nil)
+	}
+	before := c.memory(t, "VmRSS")
+	var answered atomic.Int64 // the server may close before it has read all of a body
+	for range 3 {
+		var group sync.WaitGroup
+		for _, path := range paths {
+			for _, encoding := range []string{"gzip", "deflate", "br"} {
+				group.Go(func() {
+					status, err := send(path, encoding)
+					if err == nil {
+						answered.Add(1)
+					}
+					if err == nil && status != http.StatusUnsupportedMediaType {
+						t.Errorf("%s in %s is answered %d", path, encoding, status)
+					}
+				})
+			}
+		}
+		group.Wait()
+	}
+	if status, err := send("/admin/enroll", ""); err == nil && status != http.StatusRequestEntityTooLarge {
+		t.Errorf("without its encoding it is answered %d", status)
+	}
+	if answered.Load() == 0 {
+		t.Error("none of them is answered")
+	}
+	if grown := c.memory(t, "VmRSS") - before; grown > 8<<20 {
+		t.Errorf("the memory grew by %d KB", grown>>10)
 	}
 }
 

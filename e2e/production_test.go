@@ -1,8 +1,10 @@
 package e2e_test
 
 import (
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,6 +53,8 @@ func (s site) settings(t *testing.T) map[string]string {
 	if err != nil {
 		t.Fatal(err)
 	}
+	sealing := make([]byte, 32)
+	_, _ = rand.Read(sealing)
 	keyFile := filepath.Join(t.TempDir(), "token-key.pem")
 	if err := os.WriteFile(keyFile, key, 0o600); err != nil {
 		t.Fatal(err)
@@ -58,7 +62,7 @@ func (s site) settings(t *testing.T) map[string]string {
 	return map[string]string{
 		"TLS_CERT_FILE": s.cert, "TLS_KEY_FILE": s.key, "TOKEN_SIGNING_KEY_FILE": keyFile,
 		"HTTPS_ADDR": "127.0.0.1:0", "MQTT_ADDR": "", "LIMIT_CONNECTS_PER_DEVICE": "1/h:3",
-		"SECRET_ENCRYPTION_KEY": "mTf0PBkVRXxFyKqFj0tqzFh4sXlbO3nqI1jQd6q3rQE=",
+		"SECRET_ENCRYPTION_KEY": base64.StdEncoding.EncodeToString(sealing),
 	}
 }
 

@@ -23,8 +23,8 @@ type refused struct {
 	Error string `json:"error"`
 }
 
-// refresh shows a refresh token.
-func (c *Cloud) refresh(token, installID string) (next User, status int, code string) {
+// renew shows a refresh token.
+func (c *Cloud) renew(token, installID string) (next User, status int, code string) {
 	c.t.Helper()
 	var answer struct {
 		refused
@@ -61,11 +61,11 @@ func TestSignInToSignOut(t *testing.T) {
 			}
 			phone, tablet := c.UserToken(email), c.UserToken(email)
 
-			next, status, _ := c.refresh(phone.Refresh, installID)
+			next, status, _ := c.renew(phone.Refresh, installID)
 			if status != http.StatusOK || next.ID != phone.ID || next.Refresh == phone.Refresh {
 				t.Fatalf("the refresh answers %d", status)
 			}
-			if _, status, code := c.refresh(phone.Refresh, installID); status != http.StatusConflict || code != "refresh_in_progress" {
+			if _, status, code := c.renew(phone.Refresh, installID); status != http.StatusConflict || code != "refresh_in_progress" {
 				t.Errorf("the same token at once again: %d %s", status, code)
 			}
 			phone = User{phone.ID, email, next.Token, next.Refresh}
@@ -110,7 +110,7 @@ func TestSignInToSignOut(t *testing.T) {
 			if _, _, err := c.try(personHello(phone, "phone", mqttwire.V5)); refusalCode(err) != mqttwire.BadUserNameOrPassword {
 				t.Errorf("after a kill the token connects: %v", err)
 			}
-			if _, status, code := c.refresh(phone.Refresh, installID); status != http.StatusUnauthorized || code != "invalid_token" {
+			if _, status, code := c.renew(phone.Refresh, installID); status != http.StatusUnauthorized || code != "invalid_token" {
 				t.Errorf("after a kill the refresh token is answered %d %s", status, code)
 			}
 			if status := c.me(tablet.Token); status != http.StatusOK {
@@ -118,10 +118,10 @@ func TestSignInToSignOut(t *testing.T) {
 			}
 
 			// A stolen token of the tablet ends the tablet, too.
-			if next, status, _ = c.refresh(tablet.Refresh, installID); status != http.StatusOK {
+			if next, status, _ = c.renew(tablet.Refresh, installID); status != http.StatusOK {
 				t.Fatalf("the tablet's refresh answers %d", status)
 			}
-			if _, status, code := c.refresh(tablet.Refresh, "thief"); status != http.StatusUnauthorized || code != "invalid_token" {
+			if _, status, code := c.renew(tablet.Refresh, "thief"); status != http.StatusUnauthorized || code != "invalid_token" {
 				t.Errorf("the thief is answered %d %s", status, code)
 			}
 			if status := c.me(next.Token); status != http.StatusUnauthorized {

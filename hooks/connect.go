@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
+	"github.com/google/uuid"
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/opticworks/devicecloud/broker"
@@ -148,10 +150,17 @@ func (g *guard) turnAway(s *session, err error) error {
 	return r
 }
 
-// loggable is a client id that is safe to log: a stranger may send anything.
+// loggable is what of a client id may be logged: the id of a device or of an account.
+// A stranger may send anything, and a person by mistake a token.
 func (g *guard) loggable(id string) string {
-	if topic.ValidDeviceID(id) || len(id) <= maxReaderID && isReader(id) {
+	if topic.ValidDeviceID(id) {
 		return id
+	}
+	if isReader(id) {
+		name, _, _ := strings.Cut(id[len(prefixUser):], ":")
+		if len(name) == 36 && uuid.Validate(name) == nil {
+			return id[:len(prefixUser)] + name
+		}
 	}
 	return fmt.Sprintf("(%d bytes)", len(id))
 }

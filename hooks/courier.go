@@ -109,7 +109,7 @@ func (c *Courier) deliver(s *session, k topic.Kind, payload []byte) error {
 // Announce hands people's subscriptions a message of the server's own. Retained
 // kinds are not kept here: whoever subscribes later gets them from the registry.
 func (c *Courier) Announce(deviceID string, k topic.Kind, payload []byte) {
-	if c.watchers.Load() == 0 || len(payload) == 0 {
+	if !c.Watched() || len(payload) == 0 {
 		return
 	}
 	err := c.server.InjectPacket(c.speaker, packets.Packet{
@@ -120,6 +120,9 @@ func (c *Courier) Announce(deviceID string, k topic.Kind, payload []byte) {
 		c.log.Warn("an announcement was not handed out", "device_id", deviceID, "topic", k.String(), "error", err)
 	}
 }
+
+// Watched reports whether anybody might be handed an announcement.
+func (c *Courier) Watched() bool { return c.watchers.Load() > 0 }
 
 // Disconnect ends the device's session, and those that are just being accepted.
 func (c *Courier) Disconnect(deviceID string, reason registry.Reason) bool {

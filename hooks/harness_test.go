@@ -240,7 +240,7 @@ func (c *cloud) staff() person {
 	if _, err := c.people.EnsureAdmin(context.Background(), email, password); err != nil {
 		c.t.Fatal(err)
 	}
-	tokens, a, err := c.people.AdminLogin(context.Background(), email, password, registry.Actor{IP: "127.0.0.1"})
+	tokens, a, err := c.people.AdminLogin(context.Background(), account.AdminLogin{Email: email, Password: password}, registry.Actor{IP: "127.0.0.1"})
 	if err != nil {
 		c.t.Fatal(err)
 	}

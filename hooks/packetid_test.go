@@ -439,6 +439,9 @@ func TestResumedSessionIsForgottenByACleanStart(t *testing.T) {
 	for range 5 {
 		publish(t, device, d.topic("config/status"), payloadOf(d, topic.ConfigStatus))
 	}
+	// A device has its PUBACK before the subscribers have the message.
+	parked, _ := c.broker.Server().Clients.Get(hello.ClientID)
+	eventually(t, "every message waits", func() bool { return parked.State.Inflight.Len() == 5 })
 	app = c.dial()
 	if ack, err := app.Connect(hello, keep, mqttwire.Number(mqttwire.PropReceiveMaximum, 2)); err != nil || ack.SessionPresent {
 		t.Fatal(ack, err)

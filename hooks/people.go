@@ -13,8 +13,8 @@ import (
 
 // Accounts is what the MQTT face needs of the domain of people.
 type Accounts interface {
-	// ActorByToken checks an access token and returns whose it is and when it ends.
-	// Errors: Unauthenticated, Unavailable.
+	// ActorByToken checks an access token or an API key and returns whose it is and when
+	// it ends; the zero time is never. Errors: Unauthenticated, Unavailable.
 	ActorByToken(ctx context.Context, token string) (actor registry.Actor, expires time.Time, err error)
 	// Follow calls ended once, on a goroutine of its own, when the actor signs out, is
 	// disabled or erased; at once if that has happened. stop gives the place back and
@@ -161,7 +161,9 @@ func (g *guard) connectReader(s *session, username string) error {
 	if old, ok := g.courier.server.Clients.Get(s.id); ok {
 		g.resume(s, old)
 	}
-	s.endAt(expires, g.now(), packets.ErrMaxConnectTime.Code, registry.CredentialRevoked)
+	if !expires.IsZero() { // an API key may live for ever
+		s.endAt(expires, g.now(), packets.ErrMaxConnectTime.Code, registry.CredentialRevoked)
+	}
 	return s.over()
 }
 

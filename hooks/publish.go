@@ -46,11 +46,13 @@ func (g *guard) OnPublish(cl *mqtt.Client, pk packets.Packet) (out packets.Packe
 		return pk, nil
 	}
 	if s == nil || s.device == nil || !s.accepted.Load() {
-		return pk, g.answer(s, &pk, topic.Unknown, forbidden)
+		err = g.answer(s, &pk, topic.Unknown, forbidden)
+		return pk, err
 	}
 	k, ok := mayPublish(g.root, s.id, pk.TopicName) // again: another hook may have allowed it
 	if !ok {
-		return pk, g.answer(s, &pk, topic.Unknown, forbidden)
+		err = g.answer(s, &pk, topic.Unknown, forbidden)
+		return pk, err
 	}
 	v := excessive
 	switch g.meter(s, k, pk.FixedHeader.Qos) {
@@ -59,7 +61,8 @@ func (g *guard) OnPublish(cl *mqtt.Client, pk packets.Packet) (out packets.Packe
 	case dropped:
 		v = forgotten
 	}
-	return pk, g.answer(s, &pk, k, v)
+	err = g.answer(s, &pk, k, v)
+	return pk, err
 }
 
 // publish does what a message of a kind asks for.
@@ -96,8 +99,8 @@ func (g *guard) outcome(s *session, k topic.Kind, err error) verdict {
 // answer is the one place that answers a PUBLISH. It writes refusing
 // acknowledgements itself, and returns what makes mochi do the rest:
 //
-//	fanOut     PUBACK or PUBREC, then the subscribers, if there are any; nil
-//	settled    PUBACK, written here; or PUBREC, CodeSuccessIgnore
+//	fanOut     PUBACK or PUBREC, then the subscribers, if there are any
+//	settled    PUBACK, written here; or PUBREC, by mochi
 //	invalid    MQTT 5: 0x99. 3.1.1: acknowledged, or it would come again for ever
 //	forbidden  MQTT 5: 0x87. 3.1.1: closed
 //	transient  no answer: the session ends with 0x97 and the device resends; never a
@@ -146,7 +149,9 @@ func (g *guard) answer(s *session, pk *packets.Packet, k topic.Kind, v verdict) 
 
 // receipt acknowledges a message that goes to no subscriber. The PUBACK of a device
 // is written past mochi, whose bookkeeping of ids has nothing to keep here: that
-// bookkeeping costs more than the registry's own work on a message.
+// bookkeeping costs more than the registry's own work on a message. mochi then takes
+// the message for one of QoS 0 that nobody gets: that is cheaper than a rejected one,
+// of which it makes a copy for its log whatever the log's level.
 func (g *guard) receipt(s *session, pk *packets.Packet) error {
 	if pk.FixedHeader.Qos != 1 || s.conn == nil {
 		return errIgnore
@@ -155,7 +160,8 @@ func (g *guard) receipt(s *session, pk *packets.Packet) error {
 	if _, err := s.conn.Write(ack[:]); err != nil {
 		g.log.Debug("an acknowledgement was not written", "device_id", s.id, "error", err) // the device sends the message again
 	}
-	return errReject
+	pk.FixedHeader.Qos, pk.Ignore = 0, true
+	return nil
 }
 
 // negative writes an acknowledgement that refuses; QoS 0 has none.

@@ -134,12 +134,14 @@ func (g *guard) serveFilter(s *session, sub packets.Subscription) {
 	g.eachDevice(s, each)
 }
 
-// eachDevice calls f for every device, page by page, until it returns false.
+// eachDevice calls f for every device, page by page, until it returns false. It lists
+// them as the program itself, since service accounts have no list of their own: what a
+// session is given is checked by topic.
 func (g *guard) eachDevice(s *session, f func(deviceID string) bool) {
 	filter := registry.DeviceFilter{Limit: retainPage}
 	for {
 		ctx, cancel := context.WithTimeout(context.Background(), storeLimit)
-		page, _, err := g.registry.AdminDevices(ctx, s.reader.actor, filter)
+		page, _, err := g.registry.AdminDevices(ctx, registry.System(), filter)
 		cancel()
 		if err != nil {
 			g.log.Warn("retained messages were not served to the end", "client", s.id, "error", err)

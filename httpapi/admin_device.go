@@ -158,7 +158,7 @@ func (a *api) adminGetDevice(r *request) (answer, error) {
 }
 
 func (a *api) deleteDevice(r *request) (answer, error) {
-	id, err := r.deviceID()
+	id, err := a.manages(r)
 	if err != nil {
 		return answer{}, err
 	}
@@ -175,15 +175,15 @@ type disabledBody struct {
 }
 
 func (a *api) disableDevice(r *request) (answer, error) {
-	return setDisabled(r, true, a.Registry.DisableDevice)
+	return a.setDisabled(r, true, a.Registry.DisableDevice)
 }
 
 func (a *api) enableDevice(r *request) (answer, error) {
-	return setDisabled(r, false, a.Registry.EnableDevice)
+	return a.setDisabled(r, false, a.Registry.EnableDevice)
 }
 
-func setDisabled(r *request, disabled bool, set func(context.Context, registry.Actor, string) error) (answer, error) {
-	id, err := r.deviceID()
+func (a *api) setDisabled(r *request, disabled bool, set func(context.Context, registry.Actor, string) error) (answer, error) {
+	id, err := a.manages(r)
 	if err != nil {
 		return answer{}, err
 	}
@@ -200,7 +200,7 @@ type disconnectedBody struct {
 }
 
 func (a *api) disconnectDevice(r *request) (answer, error) {
-	id, err := r.deviceID()
+	id, err := a.manages(r)
 	if err != nil {
 		return answer{}, err
 	}

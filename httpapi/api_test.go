@@ -38,6 +38,7 @@ type courier struct {
 
 func (*courier) Deliver(string, topic.Kind, []byte) error { return registry.ErrOffline }
 func (*courier) Announce(string, topic.Kind, []byte)      {}
+func (*courier) Watched() bool                            { return false }
 func (*courier) ExpireSession(string, int64, time.Time)   {}
 func (*courier) AccessChanged(string)                     {}
 func (*courier) Sessions() []registry.Live                { return nil }
@@ -156,6 +157,7 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 // loadContract reads openapi.yaml once: reading takes longer than a test.
 var loadContract = sync.OnceValues(func() (*openapi3.T, error) {
 	openapi3filter.RegisterBodyDecoder("text/html", openapi3filter.RegisteredBodyDecoder("text/plain"))
+	openapi3filter.RegisterBodyDecoder("text/event-stream", openapi3filter.PlainBodyDecoder)
 	doc, err := openapi3.NewLoader().LoadFromData(devicecloud.OpenAPI)
 	if err != nil {
 		return nil, err
@@ -225,7 +227,10 @@ func (w *world) do(t testing.TB, c call) reply {
 		return r
 	}
 	rec := httptest.NewRecorder()
-	w.ServeHTTP(rec, build())
+	ctx, gone := context.WithCancel(t.Context())
+	defer gone()
+	// Only a stream flushes: its client goes when it has seen the beginning.
+	w.ServeHTTP(flushed{rec, gone}, build().WithContext(ctx))
 	got := reply{status: rec.Code, header: rec.Result().Header, raw: rec.Body.String()}
 	if strings.HasPrefix(got.header.Get("Content-Type"), "application/json") {
 		if err := json.Unmarshal([]byte(got.raw), &got.body); err != nil {
@@ -234,6 +239,18 @@ func (w *world) do(t testing.TB, c call) reply {
 	}
 	w.hold(t, build(), got)
 	return got
+}
+
+// flushed is told when an answer is flushed.
+type flushed struct {
+	*httptest.ResponseRecorder
+	then func()
+}
+
+// FlushError is what http.ResponseController looks for.
+func (f flushed) FlushError() error {
+	f.then()
+	return nil
 }
 
 // hold compares one exchange with the contract.

@@ -22,7 +22,7 @@ func newCredentialBody(c registry.CredentialMeta) credentialBody {
 }
 
 func (a *api) addCredential(r *request) (answer, error) {
-	id, err := r.deviceID()
+	id, err := a.manages(r)
 	if err != nil {
 		return answer{}, err
 	}

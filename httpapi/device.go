@@ -151,12 +151,9 @@ type renamedBody struct {
 }
 
 func (a *api) renameDevice(r *request) (answer, error) {
-	id, err := r.deviceID()
+	id, err := a.changes(r, registry.CanConfigure)
 	if err != nil {
 		return answer{}, err
-	}
-	if _, err := a.Registry.Access(r.Context(), r.actor, id, registry.CanConfigure); err != nil {
-		return answer{}, err // before the body: a stranger learns nothing of it
 	}
 	var in struct {
 		Name *string `json:"name"`
@@ -181,7 +178,7 @@ type deletedBody struct {
 }
 
 func (a *api) removeDevice(r *request) (answer, error) {
-	id, err := r.deviceID()
+	id, err := a.changes(r, registry.CanLeave)
 	if err != nil {
 		return answer{}, err
 	}

@@ -290,7 +290,7 @@ func TestDeviceOfStaff(t *testing.T) {
 		for i := range got.len("events") {
 			events = append(events, got.at("events", i, "event").(string))
 		}
-		want := []string{"renamed", "credential_added", "disconnected", "disconnected", "enabled", "disabled", "viewed_by_support"}
+		want := []string{"renamed", "credential_added", "disconnected", "disconnected", "enabled", "disabled", "device_read"}
 		if diff := cmp.Diff(want, events[:min(len(want), len(events))]); diff != "" {
 			t.Error(diff)
 		}

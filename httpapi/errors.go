@@ -31,6 +31,7 @@ var (
 	errTooLarge         = &httpError{http.StatusRequestEntityTooLarge, "body_too_large", "The body is larger than this route takes."}
 	errNotReady         = &httpError{http.StatusServiceUnavailable, "not_ready", "The program is starting, draining, or cannot write."}
 	errInternal         = &httpError{http.StatusInternalServerError, "internal_error", "Something went wrong on our side. The request id helps to find out what."}
+	errFeatureDisabled  = &httpError{http.StatusNotImplemented, "feature_disabled", "This feature is not configured here."}
 	errCut              = &httpError{http.StatusBadRequest, "invalid_request", "The body ended early."}
 )
 
@@ -77,15 +78,24 @@ func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 		// Nobody reads the answer any more; a status for the log and the metrics.
 		status, p.Error, p.Message = http.StatusServiceUnavailable, registry.ErrUnavailable.Code, registry.ErrUnavailable.Message
 	}
+	var token oauthError
+	oauth := errors.As(err, &token)
 	h := w.Header()
 	switch status {
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", `Bearer error="`+account.ErrInvalidToken.Code+`"`) // [RFC 9110 11.6.1]
+		if oauth {
+			h.Set("WWW-Authenticate", `Basic realm="devicecloud", charset="UTF-8"`) // [RFC 6749 5.2]
+		}
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		h.Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(retry.Seconds())))))
 	}
 	if status >= http.StatusInternalServerError && status != http.StatusNotImplemented && r.Context().Err() == nil {
 		a.log.LogAttrs(r.Context(), slog.LevelError, "request failed", slog.String("request_id", x.id), slog.String("route", x.route), slog.Any("error", err))
+	}
+	if oauth {
+		a.write(w, r, answer{status, oauthProblem{p.Error, p.Message, p.RequestID}})
+		return
 	}
 	a.write(w, r, answer{status: status, body: p})
 }

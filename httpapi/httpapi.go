@@ -22,22 +22,17 @@ type Deps struct {
 	Ready     func() error // an error while the program starts or drains; nil: always ready
 }
 
-// Rate is a limit for each address: a steady rate and a burst above it.
-type Rate struct {
-	PerSecond float64 // 0: no limit
-	Burst     int     // requests at once; at least 1
-}
-
 // Options configures the face. The zero value of each field is usable.
 type Options struct {
 	Logger         *slog.Logger          // default slog.Default()
 	Registerer     prometheus.Registerer // nil: no metrics
 	Now            func() time.Time      // default time.Now
 	NewID          func() string         // request ids; default UUIDs of version 7
+	Heartbeat      time.Duration         // of event streams; default 15 s
+	Patience       time.Duration         // with a client that takes nothing of its event stream; default 10 s
 	TrustedProxies []netip.Prefix        // whose X-Forwarded-For and X-Forwarded-Proto count
-	Requests       Rate                  // of every route, for each address; loopback is exempt
-	Logins         Rate                  // of the login routes, for each address; loopback is exempt
 	AppLink        string                // URL that opens the app with a mailed link's token; default devicecloud://auth/magic
+	Limits         Limits
 }
 
 func (o *Options) defaults() {
@@ -50,6 +45,12 @@ func (o *Options) defaults() {
 	if o.AppLink == "" {
 		o.AppLink = "devicecloud://auth/magic"
 	}
+	if o.Heartbeat <= 0 {
+		o.Heartbeat = 15 * time.Second
+	}
+	if o.Patience <= 0 {
+		o.Patience = 10 * time.Second
+	}
 	if o.NewID == nil {
 		o.NewID = func() string { return uuid.Must(uuid.NewV7()).String() }
 	}
@@ -58,12 +59,11 @@ func (o *Options) defaults() {
 // api is the face. It is safe for concurrent use and starts no goroutines.
 type api struct {
 	Deps
-	opts     Options
-	log      *slog.Logger
-	router   *mux.Router
-	metrics  *metrics
-	requests *limiter
-	logins   *limiter
+	opts    Options
+	log     *slog.Logger
+	router  *mux.Router
+	metrics *metrics
+	limits  *limits
 }
 
 // New makes the handler of the API and registers its metrics, among them the
@@ -72,7 +72,7 @@ func New(deps Deps, opts Options) http.Handler {
 	opts.defaults()
 	a := &api{
 		Deps: deps, opts: opts, log: opts.Logger, router: mux.NewRouter().SkipClean(true),
-		requests: newLimiter(opts.Requests), logins: newLimiter(opts.Logins),
+		limits:  newLimits(opts.Limits, opts.Now),
 		metrics: newMetrics(opts.Registerer, deps.Registry, opts.Logger, opts.Now),
 	}
 	a.mount()

@@ -32,14 +32,9 @@ func newTokenBody(t account.Tokens, u loginUser) tokenBody {
 	}
 }
 
+// limitLogins charges an attempt to sign in; it comes before the body is looked at.
 func (a *api) limitLogins(r *request) error {
-	wait := a.logins.wait(exchangeOf(r.Request).address, a.opts.Now())
-	if wait == 0 {
-		return nil
-	}
-	limited := *account.ErrRateLimited
-	limited.RetryAfter = wait
-	return &limited
+	return a.limits.login(exchangeOf(r.Request).address)
 }
 
 // loginBody is what an app shows of a provider. [contracts C.1]
@@ -81,6 +76,9 @@ func (a *api) login(r *request) (answer, error) {
 	if err := r.decodeLogin(&in); err != nil {
 		return answer{}, err
 	}
+	if err := a.limits.install(in.Device.InstallID); err != nil {
+		return answer{}, err
+	}
 	if in.Device.Platform == "miniapp" {
 		r.actor.ClientType = in.Device.Platform
 	}
@@ -96,6 +94,7 @@ func (a *api) adminLogin(r *request) (answer, error) {
 	var in struct {
 		Email    string `json:"email"`
 		Password string `json:"password"`
+		TOTP     string `json:"totp"`
 	}
 	if err := a.limitLogins(r); err != nil {
 		return answer{}, err
@@ -103,7 +102,7 @@ func (a *api) adminLogin(r *request) (answer, error) {
 	if err := r.decode(&in, maxLogin); err != nil {
 		return answer{}, err
 	}
-	tokens, m, err := a.Accounts.AdminLogin(r.Context(), in.Email, in.Password, r.actor)
+	tokens, m, err := a.Accounts.AdminLogin(r.Context(), account.AdminLogin{Email: in.Email, Password: in.Password, TOTP: in.TOTP}, r.actor)
 	if err != nil {
 		return answer{}, err
 	}
@@ -119,7 +118,7 @@ func (a *api) jwks(r *request) (answer, error) {
 // meBody is a signed-in person.
 type meBody struct {
 	UserID        string         `json:"user_id"`
-	Kind          string         `json:"kind"` // user, admin, support
+	Kind          string         `json:"kind"` // user, admin, support, service
 	Email         *string        `json:"email"`
 	EmailVerified bool           `json:"email_verified"`
 	Scopes        []string       `json:"scopes"`     // of the token

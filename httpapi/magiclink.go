@@ -31,15 +31,15 @@ func (a *api) sendMagicLink(r *request) (answer, error) {
 	if err := r.decodeLogin(&in); err != nil {
 		return answer{}, err
 	}
-	// What is not an address is refused by the domain, after what is missing.
-	email, err := registry.NormalizeEmail(in.Email)
-	if err == nil {
-		err = a.limitMagicLinks(r, email)
-	} else {
-		err = a.limitLogins(r)
-	}
-	if err != nil {
+	if err := a.limitLogins(r); err != nil {
 		return answer{}, err
+	}
+	// What is not an address is refused by the domain, after what is missing. The limit
+	// counts whether or not the address is anybody's.
+	if email, err := registry.NormalizeEmail(in.Email); err == nil {
+		if err := a.limits.magicLink(exchangeOf(r.Request).address, email); err != nil {
+			return answer{}, err
+		}
 	}
 	if err := a.Accounts.SendMagicLink(r.Context(), account.MagicLinkRequest{
 		Email: in.Email, InstallID: in.InstallID, CodeChallenge: in.CodeChallenge,
@@ -48,10 +48,6 @@ func (a *api) sendMagicLink(r *request) (answer, error) {
 	}
 	return answer{http.StatusAccepted, sentBody{Sent: true, ExpiresIn: int64(account.LinkLife / time.Second)}}, nil
 }
-
-// limitMagicLinks is asked before anything is stored or sent. email is normalised,
-// and counts whether or not it is anybody's.
-func (a *api) limitMagicLinks(r *request, _ string) error { return a.limitLogins(r) }
 
 // verifyMagicLink signs in who shows a link's token. [contracts C.2]
 func (a *api) verifyMagicLink(r *request) (answer, error) {

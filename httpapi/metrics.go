@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opticworks/devicecloud/registry"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
@@ -24,6 +25,8 @@ func Metrics(g prometheus.Gatherer) http.Handler {
 type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	streams  prometheus.Gauge
+	events   *prometheus.CounterVec
 }
 
 func newMetrics(reg prometheus.Registerer, fleet counter, logger *slog.Logger, now func() time.Time) *metrics {
@@ -38,8 +41,12 @@ func newMetrics(reg prometheus.Registerer, fleet counter, logger *slog.Logger, n
 			Name: "registry_api_request_seconds", Help: "Time to answer an HTTP request, by route.",
 			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"route"}),
+		streams: prometheus.NewGauge(prometheus.GaugeOpts{Name: "registry_event_streams", Help: "Open event streams."}),
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "registry_stream_events_total", Help: "Events written to event streams, by kind; of a snapshot, device.state for each device.",
+		}, []string{"event"}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.seconds, newFleetCollector(fleet, logger, now)} {
+	for _, c := range []prometheus.Collector{m.requests, m.seconds, m.streams, m.events, newFleetCollector(fleet, logger, now)} {
 		if err := reg.Register(c); err != nil {
 			logger.Error("a metric is not exported", "error", err)
 		}
@@ -55,8 +62,30 @@ func (m *metrics) observe(route, verb string, status int, took time.Duration) {
 		route = "unmatched"
 	}
 	m.requests.WithLabelValues(route, method(verb), strconv.Itoa(status)).Inc()
-	if route != pathMQTT { // a WebSocket's life is no answering time
+	if route != pathMQTT && route != pathStream { // the life of a stream is no answering time
 		m.seconds.WithLabelValues(route).Observe(took.Seconds())
+	}
+}
+
+// stream counts a stream until closed is called.
+func (m *metrics) stream() (closed func()) {
+	if m == nil {
+		return func() {}
+	}
+	m.streams.Inc()
+	return m.streams.Dec
+}
+
+// streamed counts the events of one update.
+func (m *metrics) streamed(u registry.Update) {
+	if m == nil {
+		return
+	}
+	if len(u.Devices) > 0 {
+		m.events.WithLabelValues(string(registry.ChangeState)).Add(float64(len(u.Devices)))
+	}
+	for _, c := range u.Changes {
+		m.events.WithLabelValues(string(c.Kind)).Inc()
 	}
 }
 

@@ -20,6 +20,9 @@ const (
 	listEvents       list = 'e'
 	listAudit        list = 'u'
 	listSessions     list = 's'
+	listStaff        list = 't'
+	listUsers        list = 'p'
+	listServices     list = 'v'
 )
 
 // cursorLen is the length of a cursor, in characters.
@@ -47,6 +50,41 @@ func (l list) parse(s string) (key int64, err error) {
 		return 0, invalid("cursor is not a cursor of this list.")
 	}
 	return key, nil
+}
+
+// textCursor is cursor for rows whose key is a text.
+func (l list) textCursor(key string) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(string(rune(l)) + key))
+}
+
+// parseText reads a text cursor; "" is the beginning.
+func (l list) parseText(s string) (key string, err error) {
+	if s == "" {
+		return "", nil
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil || len(b) < 2 || len(b) > maxParam || b[0] != byte(l) || !saneID(string(b[1:])) {
+		return "", invalid("cursor is not a cursor of this list.")
+	}
+	return string(b[1:]), nil
+}
+
+// textPage reads limit and text cursor.
+func (p params) textPage(l list) (key string, limit int, err error) {
+	if limit, err = p.number("limit", defaultLimit, 1, maxLimit); err != nil {
+		return "", 0, err
+	}
+	key, err = l.parseText(p.Get("cursor"))
+	return key, limit, err
+}
+
+// nextText is next for rows whose key is a text.
+func nextText[T any](l list, rows []T, limit int, key func(T) string) ([]T, string) {
+	if len(rows) <= limit {
+		return rows, ""
+	}
+	rows = rows[:limit]
+	return rows, l.textCursor(key(rows[limit-1]))
 }
 
 // page reads limit and cursor.

@@ -43,6 +43,9 @@ type answer struct {
 	body   any
 }
 
+// answered says that the endpoint has written its own answer.
+func answered() (answer, error) { return answer{}, nil }
+
 func ok(body any) (answer, error) { return answer{http.StatusOK, body}, nil }
 
 // handle wraps an endpoint with the question who asks.
@@ -53,12 +56,20 @@ func (a *api) handle(rt route) http.HandlerFunc {
 			a.fail(w, r, err)
 			return
 		}
+		if rt.who != anybody {
+			if err := a.limits.user(actor); err != nil {
+				a.fail(w, r, err)
+				return
+			}
+		}
 		ans, err := rt.serve(&request{Request: r, w: w, actor: actor})
 		if err != nil {
 			a.fail(w, r, err)
 			return
 		}
-		a.write(w, r, ans)
+		if ans.status != 0 {
+			a.write(w, r, ans)
+		}
 	}
 }
 
@@ -73,18 +84,30 @@ func (a *api) identify(r *http.Request, audience who) (registry.Actor, error) {
 			return actor, account.ErrInvalidToken
 		}
 		var err error
-		if actor, _, err = a.Accounts.ActorByToken(r.Context(), token); err != nil {
+		if actor, x.expires, err = a.Accounts.ActorByToken(r.Context(), token); err != nil {
 			return actor, err
 		}
 		x.actor = actor.String()
 	}
 	actor.RequestID, actor.IP, actor.UserAgent = x.id, x.address.String(), clean(r.UserAgent())
 	actor.ClientType = clientType(r, actor.Kind)
-	isAdmin := actor.Kind == registry.ActorAdmin
-	if audience == admin && !isAdmin || audience == staff && !isAdmin && actor.Kind != registry.ActorSupport {
+	if !audience.answers(actor.Kind) {
 		return actor, registry.ErrInsufficientRole
 	}
 	return actor, nil
+}
+
+// answers reports whether a route for the audience answers a kind of actor at all.
+func (w who) answers(kind registry.ActorKind) bool {
+	switch w {
+	case admin:
+		return kind == registry.ActorAdmin
+	case staff:
+		return kind == registry.ActorAdmin || kind == registry.ActorSupport
+	case factory:
+		return kind == registry.ActorAdmin || kind == registry.ActorService
+	}
+	return true
 }
 
 // bearer is the token of the Authorization header. [RFC 6750 2.1]
@@ -113,6 +136,8 @@ func clientType(r *http.Request, kind registry.ActorKind) string {
 		return "admin-web"
 	case registry.ActorUser:
 		return "app"
+	case registry.ActorService:
+		return "service"
 	}
 	return ""
 }
@@ -136,6 +161,39 @@ func (r *request) deviceID() (string, error) {
 		return "", registry.ErrDeviceNotFound
 	}
 	return id, nil
+}
+
+// id is the id of something else than a device in the path, by its name there; absent is
+// the answer to what cannot be an id.
+func (r *request) id(name string, absent error) (string, error) {
+	id := mux.Vars(r.Request)[name]
+	if !saneID(id) {
+		return "", absent
+	}
+	return id, nil
+}
+
+// changes is deviceID for a change that the actor may make by the capability, and
+// charges it to the device.
+func (a *api) changes(r *request, c registry.Capability) (string, error) {
+	id, err := r.deviceID()
+	if err != nil {
+		return "", err
+	}
+	// Before the body too: a stranger learns nothing of it.
+	if _, err := a.Registry.Access(r.Context(), r.actor, id, c); err != nil {
+		return "", err
+	}
+	return id, a.limits.device(id)
+}
+
+// manages is changes for the routes that only staff have, whatever the device.
+func (a *api) manages(r *request) (string, error) {
+	id, err := r.deviceID()
+	if err != nil {
+		return "", err
+	}
+	return id, a.limits.device(id)
 }
 
 // body reads the whole body when it is of the media type and at most limit bytes.

@@ -17,6 +17,7 @@ const (
 	person             // any token of ours
 	staff              // platform staff
 	admin              // platform administrators
+	factory            // platform administrators and service accounts
 )
 
 // route is one line of the table.
@@ -46,6 +47,12 @@ func (a *api) routes() []route {
 		{post, "/api/auth/logout", person, a.logout},
 		{get, "/.well-known/jwks.json", anybody, a.jwks},
 		{post, "/admin/auth/login", anybody, a.adminLogin},
+		{get, "/admin/auth/oidc", anybody, a.beginStaffLogin},
+		{get, "/admin/auth/oidc/callback", anybody, a.finishStaffLogin},
+		{post, "/admin/auth/totp", staff, a.startTOTP},
+		{post, "/admin/auth/totp/confirm", staff, a.confirmTOTP},
+		{remove, "/admin/auth/totp", staff, a.disableTOTP},
+		{post, "/oauth/token", anybody, a.clientCredentials},
 		{get, "/api/me", person, a.me},
 		{remove, "/api/me", person, a.erase},
 		{get, "/api/me/sessions", person, a.listSessions},
@@ -54,6 +61,7 @@ func (a *api) routes() []route {
 		{post, "/api/me/identities", person, a.linkIdentity},
 		{remove, "/api/me/identities/{provider}", person, a.unlinkIdentity},
 
+		{get, pathStream, person, a.streamEvents},
 		{get, "/api/devices", person, a.listDevices},
 		{get, "/api/devices/{id}", person, a.getDevice},
 		{patch, "/api/devices/{id}", person, a.renameDevice},
@@ -61,10 +69,10 @@ func (a *api) routes() []route {
 		{get, "/api/devices/{id}/connections", person, a.listConnections},
 		{get, "/api/devices/{id}/events", person, a.listEvents},
 
-		{post, "/admin/enroll", admin, a.enroll},
-		{post, "/admin/devices/import", admin, a.importDevices},
-		{post, "/admin/orders", admin, a.createOrder},
-		{post, "/admin/orders/import", admin, a.importOrders},
+		{post, "/admin/enroll", factory, a.enroll},
+		{post, "/admin/devices/import", factory, a.importDevices},
+		{post, "/admin/orders", factory, a.createOrder},
+		{post, "/admin/orders/import", factory, a.importOrders},
 
 		{get, "/admin/devices", staff, a.adminListDevices},
 		{get, "/admin/devices/{id}", staff, a.adminGetDevice},
@@ -76,7 +84,31 @@ func (a *api) routes() []route {
 		{post, "/admin/devices/{id}/disconnect", staff, a.disconnectDevice},
 		{post, "/admin/devices/{id}/credentials", admin, a.addCredential},
 		{get, "/admin/audit", admin, a.audit},
+		{get, "/admin/explain", admin, a.explain},
 		{get, "/admin/stats", admin, a.stats},
+
+		{get, "/admin/staff", admin, a.listStaff},
+		{post, "/admin/staff", admin, a.createStaff},
+		{patch, "/admin/staff/{id}", admin, a.changeStaff},
+		{remove, "/admin/staff/{id}/totp", admin, a.resetTOTP},
+
+		{get, "/admin/users", staff, a.listUsers},
+		{get, "/admin/users/{id}", staff, a.getUser},
+		{remove, "/admin/users/{id}", admin, a.eraseUser},
+		{post, "/admin/users/{id}/disable", admin, a.disableUser},
+		{post, "/admin/users/{id}/enable", admin, a.enableUser},
+		{post, "/admin/users/{id}/sign-out", staff, a.signOutUser},
+
+		{get, "/admin/service-accounts", admin, a.listServiceAccounts},
+		{post, "/admin/service-accounts", admin, a.createServiceAccount},
+		{get, "/admin/service-accounts/{id}", admin, a.getServiceAccount},
+		{remove, "/admin/service-accounts/{id}", admin, a.deleteServiceAccount},
+		{post, "/admin/service-accounts/{id}/disable", admin, a.disableServiceAccount},
+		{post, "/admin/service-accounts/{id}/enable", admin, a.enableServiceAccount},
+		{post, "/admin/service-accounts/{id}/secret", admin, a.rotateClientSecret},
+		{get, "/admin/service-accounts/{id}/keys", admin, a.listAPIKeys},
+		{post, "/admin/service-accounts/{id}/keys", admin, a.createAPIKey},
+		{remove, "/admin/service-accounts/{id}/keys/{key_id}", admin, a.revokeAPIKey},
 
 		{get, "/livez", anybody, a.livez},
 		{get, "/readyz", anybody, a.readyz},
@@ -89,9 +121,10 @@ func (a *api) documents() map[string][]byte {
 }
 
 const (
-	pathMQTT  = "/mqtt"
-	pathMagic = "/auth/magic" // what a mailed link opens
-	alias     = "/api/v1/"
+	pathMQTT   = "/mqtt"
+	pathMagic  = "/auth/magic" // what a mailed link opens
+	pathStream = "/api/events/stream"
+	alias      = "/api/v1/"
 )
 
 // mount puts the tables into the router.

@@ -11,8 +11,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
-
-	"github.com/opticworks/devicecloud/account"
 )
 
 // exchange is one request and its answer, as the log and the metrics see it. It
@@ -23,6 +21,7 @@ type exchange struct {
 	secure  bool       // the client speaks TLS
 	route   string     // of routes.go; "" when nothing matched
 	actor   string     // for the log
+	expires time.Time  // of the actor's token
 }
 
 type exchangeKey struct{}
@@ -51,10 +50,8 @@ func (a *api) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		// Fails on writers without a connection; then there is nothing to bound.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	}
-	if wait := a.requests.wait(x.address, start); wait > 0 {
-		limited := *account.ErrRateLimited
-		limited.RetryAfter = wait
-		a.fail(rec, r, &limited)
+	if err := a.limits.request(x.address); err != nil {
+		a.fail(rec, r, err)
 		return
 	}
 	a.router.ServeHTTP(rec, r)

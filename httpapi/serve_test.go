@@ -189,7 +189,7 @@ func TestLogins(t *testing.T) {
 
 func TestRateLimit(t *testing.T) {
 	w := newWorld(t, func(_ *httpapi.Deps, o *httpapi.Options) {
-		o.Requests = httpapi.Rate{PerSecond: 1, Burst: 3}
+		o.Limits.RequestsPerAddress = httpapi.Rate{PerSecond: 1, Burst: 3}
 		o.TrustedProxies = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
 	})
 	exhaust := func(t *testing.T, c call) {
@@ -246,7 +246,9 @@ func TestRateLimit(t *testing.T) {
 }
 
 func TestLoginRate(t *testing.T) {
-	w := newWorld(t, func(_ *httpapi.Deps, o *httpapi.Options) { o.Logins = httpapi.Rate{PerSecond: 0.1, Burst: 2} })
+	w := newWorld(t, func(_ *httpapi.Deps, o *httpapi.Options) {
+		o.Limits.LoginsPerAddress = httpapi.Rate{PerSecond: 0.1, Burst: 2}
+	})
 	c := call{method: "POST", path: "/api/auth/app-token", body: `{"provider":"dev","id_token":"a@example.com"}`}
 	w.do(t, c).want(t, 200, "")
 	w.do(t, c).want(t, 200, "")
@@ -409,7 +411,7 @@ func TestServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	srv := httpapi.Server(w, slog.New(slog.DiscardHandler))
-	if srv.ReadHeaderTimeout != 5*time.Second || srv.ReadTimeout <= 0 || srv.IdleTimeout <= 0 || srv.MaxHeaderBytes > 64<<10 {
+	if srv.ReadHeaderTimeout != 5*time.Second || srv.ReadTimeout <= 0 || srv.ReadTimeout > time.Minute || srv.IdleTimeout <= 0 || srv.MaxHeaderBytes > 64<<10 {
 		t.Errorf("the server is %+v", srv)
 	}
 	done := make(chan error, 1)
@@ -468,6 +470,47 @@ func TestServer(t *testing.T) {
 			t.Errorf("got %d %v, %v", res.StatusCode, p, err)
 		}
 	})
+}
+
+// What the limits of the server are is TestServer's; here they are short.
+func TestSlowClientsAreGivenUp(t *testing.T) {
+	w := newWorld(t, nil)
+	srv := httptest.NewUnstartedServer(w)
+	srv.Config = httpapi.Server(w, slog.New(slog.DiscardHandler))
+	srv.Config.ReadHeaderTimeout, srv.Config.ReadTimeout, srv.Config.IdleTimeout = 100*time.Millisecond, 300*time.Millisecond, 100*time.Millisecond
+	srv.Start()
+	defer srv.Close()
+	for name, c := range map[string]struct {
+		begin  string
+		status int // of the answer; 0: none
+	}{
+		"who says nothing":             {"", 0},
+		"in the middle of the headers": {"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: ", 0},
+		"in the middle of a body":      {"POST /admin/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{", 400},
+		"in the middle of a chunk":     {"POST /admin/auth/login HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nff\r\n{", 400},
+		"after an answer":              {"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n", 200},
+	} {
+		t.Run(name, func(t *testing.T) {
+			conn, err := net.Dial("tcp", srv.Listener.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			if err := conn.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.WriteString(conn, c.begin); err != nil {
+				t.Fatal(err)
+			}
+			all, err := io.ReadAll(conn) // until the server closes
+			if err != nil {
+				t.Fatalf("it is still open: %v", err)
+			}
+			if c.status == 0 && strings.Contains(string(all), " 200 ") || c.status != 0 && !strings.HasPrefix(string(all), fmt.Sprintf("HTTP/1.1 %d ", c.status)) {
+				t.Errorf("it gets %q", all)
+			}
+		})
+	}
 }
 
 type endless struct{}

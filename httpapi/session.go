@@ -163,6 +163,11 @@ func sessionBefore(cursor string) (sid string, err error) {
 	return sid[1:], nil
 }
 
+// erasedBody is the answer of an erasure.
+type erasedBody struct {
+	Erased bool `json:"erased"`
+}
+
 // erase removes the person who asks. [contracts, HTTP route table]
 func (a *api) erase(r *request) (answer, error) {
 	if r.actor.Kind != registry.ActorUser {
@@ -171,9 +176,7 @@ func (a *api) erase(r *request) (answer, error) {
 	if err := a.Accounts.Erase(r.Context(), r.actor, r.actor.ID); err != nil {
 		return answer{}, err
 	}
-	return ok(struct {
-		Erased bool `json:"erased"`
-	}{true})
+	return ok(erasedBody{true})
 }
 
 // linkIdentity gives the person who asks another way in.

@@ -17,20 +17,41 @@ const (
 	CanLeave                           // give up one's own row: the owner's releases the device
 )
 
-// RoleStaff is the role of platform staff, who have no row of their own.
-const RoleStaff Role = "staff"
+// The roles of those who have no row of their own on a device.
+const (
+	RoleStaff   Role = "staff"   // platform administrators
+	RoleSupport Role = "support" // support staff
+	RoleService Role = "service" // service accounts
+)
 
-// The whole permission model: which roles have a capability, and which scope a
-// token needs for it. By table, not by rank. [seed 003 9.1]
-var capabilities = map[Capability]struct {
+// rule is who has a capability, and which scope a token needs for it.
+type rule struct {
+	name  string
 	roles []Role
 	scope string
-}{
-	CanRead:      {[]Role{RoleOwner, RoleAdmin, RoleViewer}, ScopeDeviceRead},
-	CanControl:   {[]Role{RoleOwner, RoleAdmin}, ScopeDeviceControl},
-	CanConfigure: {[]Role{RoleOwner, RoleAdmin}, ScopeDeviceConfigure},
-	CanShare:     {[]Role{RoleOwner}, ScopeDeviceConfigure},
-	CanLeave:     {[]Role{RoleOwner, RoleAdmin, RoleViewer}, ScopeDeviceConfigure},
+}
+
+// The whole permission model: which roles have a capability, and which scope a
+// token needs for it. By table, not by rank. [seed 003 9.1] [contracts C.5]
+var capabilities = map[Capability]rule{
+	CanRead:      {"read", []Role{RoleOwner, RoleAdmin, RoleViewer, RoleStaff, RoleSupport, RoleService}, ScopeDeviceRead},
+	CanControl:   {"control", []Role{RoleOwner, RoleAdmin, RoleStaff, RoleService}, ScopeDeviceControl},
+	CanConfigure: {"configure", []Role{RoleOwner, RoleAdmin, RoleStaff, RoleService}, ScopeDeviceConfigure},
+	CanShare:     {"share", []Role{RoleOwner, RoleStaff}, ScopeDeviceConfigure},
+	CanLeave:     {"leave", []Role{RoleOwner, RoleAdmin, RoleViewer, RoleStaff}, ScopeDeviceConfigure},
+}
+
+// String names a capability: "read", "control", "configure", "share", "leave".
+func (c Capability) String() string { return capabilities[c].name }
+
+// ParseCapability is the opposite of [Capability.String].
+func ParseCapability(name string) (Capability, bool) {
+	for c, r := range capabilities {
+		if r.name == name {
+			return c, true
+		}
+	}
+	return 0, false
 }
 
 // Access is the one gate: it decides whether an actor may do something with a
@@ -47,38 +68,55 @@ func (r *Registry) Access(ctx context.Context, a Actor, deviceID string, c Capab
 }
 
 func (r *Registry) access(ctx context.Context, tx Tx, a Actor, deviceID string, c Capability) (OwnedDevice, error) {
-	var d OwnedDevice
-	var err error
-	switch a.Kind {
-	case ActorUser:
-		d, err = tx.OwnedDevice(ctx, a.ID, deviceID)
-	case ActorAdmin, ActorSupport:
-		d.Role = RoleStaff
-		d.Device, err = tx.Device(ctx, deviceID)
-	default:
-		err = ErrDeviceNotFound
+	d, err := related(ctx, tx, a, deviceID)
+	if err == nil {
+		err = allowed(a, d.Role, c)
 	}
 	if err != nil {
 		return OwnedDevice{}, err
 	}
-	rule := capabilities[c]
-	switch {
-	case a.Kind == ActorSupport && c != CanRead, d.Role != RoleStaff && !slices.Contains(rule.roles, d.Role):
-		return OwnedDevice{}, ErrInsufficientRole
-	case !a.Has(rule.scope):
-		return OwnedDevice{}, ErrInsufficientScope
-	}
 	return d, nil
 }
 
-// MayReadAny reports whether the actor may read every device: staff with the
-// scope.
-func (a Actor) MayReadAny() bool {
-	return (a.Kind == ActorAdmin || a.Kind == ActorSupport) && a.Has(ScopeDeviceRead)
+// related reads a device and what the actor is to it; ErrDeviceNotFound when that
+// is nothing.
+func related(ctx context.Context, tx Tx, a Actor, deviceID string) (d OwnedDevice, err error) {
+	switch a.Kind {
+	case ActorUser:
+		return tx.OwnedDevice(ctx, a.ID, deviceID)
+	case ActorAdmin:
+		d.Role = RoleStaff
+	case ActorSupport:
+		d.Role = RoleSupport
+	case ActorService:
+		d.Role = RoleService
+	default:
+		return d, ErrDeviceNotFound
+	}
+	d.Device, err = tx.Device(ctx, deviceID)
+	return d, err
 }
 
-// ReadableIDs lists the ids of the devices that a person may read. Staff read any
-// device (see [Actor.MayReadAny]) and have none of their own.
+// allowed is the verdict of the table.
+func allowed(a Actor, role Role, c Capability) error {
+	rule := capabilities[c]
+	switch {
+	case !slices.Contains(rule.roles, role):
+		return ErrInsufficientRole
+	case !a.Has(rule.scope):
+		return ErrInsufficientScope
+	}
+	return nil
+}
+
+// MayReadAny reports whether the actor may read every device: staff and service
+// accounts with the scope.
+func (a Actor) MayReadAny() bool {
+	return (a.Kind == ActorAdmin || a.Kind == ActorSupport || a.Kind == ActorService) && a.Has(ScopeDeviceRead)
+}
+
+// ReadableIDs lists the ids of the devices that a person may read. Staff and service
+// accounts read any device (see [Actor.MayReadAny]) and have none of their own.
 func (r *Registry) ReadableIDs(ctx context.Context, a Actor) (ids []string, err error) {
 	if a.Kind != ActorUser || !a.Has(ScopeDeviceRead) {
 		return nil, nil
@@ -96,4 +134,17 @@ func staffOnly(a Actor, kinds ...ActorKind) error {
 		return nil
 	}
 	return ErrInsufficientRole
+}
+
+// adminOrService lets platform administrators pass, and service accounts whose token
+// carries the scope: ErrInsufficientScope for one without, ErrInsufficientRole for
+// anybody else.
+func adminOrService(a Actor, scope string) error {
+	if a.Kind == ActorService {
+		if !a.Has(scope) {
+			return ErrInsufficientScope
+		}
+		return nil
+	}
+	return staffOnly(a, ActorAdmin)
 }

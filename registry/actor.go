@@ -21,12 +21,14 @@ const (
 	ScopeDeviceControl   = "device:control"
 	ScopeDeviceConfigure = "device:configure"
 	ScopeConfigWrite     = "config:write"
+	ScopeDeviceEnroll    = "device:enroll" // of service accounts: enrol and import
+	ScopeOrderWrite      = "order:write"   // of service accounts: order lines
 )
 
 // Actor is who acts, and from where; it goes into every audit row.
 type Actor struct {
 	Kind       ActorKind
-	ID         string // user id, administrator id, device id; "" for the system
+	ID         string // user id, administrator id, service account id, device id; "" for the system
 	Email      string // for people, as their token says; not written into audit
 	Scopes     []string
 	SessionID  string

@@ -24,6 +24,7 @@ func (b *Batch) Len() int {
 // reported_at and last_seen. Absent optional fields keep what is stored.
 type StateWrite struct {
 	DeviceNo int64
+	DeviceID string // for listeners; stores go by DeviceNo
 	Epoch    int64
 	At       time.Time
 	State    State
@@ -51,6 +52,9 @@ type ReportWrite struct {
 // a serialisation failure, so it has no side effects but its writes.
 type Work struct {
 	Do func(Tx) error
+	// Changes is what listeners hear of it. It is called on the group commit's writer
+	// after the commit, only when somebody listens, and must not block; nil: nothing.
+	Changes func() []*Change
 
 	Err error // result
 }
@@ -58,13 +62,15 @@ type Work struct {
 // Disconnect ends a connection under its fence: status, reason, history row.
 type Disconnect struct {
 	DeviceNo int64
+	DeviceID string // for listeners; stores go by DeviceNo
 	Epoch    int64
 	At       time.Time
 	LastSeen time.Time
 	Reason   Reason
+	Tell     bool // the Row is wanted
 
 	Changed bool // result: this was the device's live connection
-	Row     Row  // result when Changed: what is true now
+	Row     Row  // result when Changed and Tell: what is true now
 }
 
 // Claim takes the next epoch for a new connection. It re-checks that the device
@@ -73,13 +79,15 @@ type Disconnect struct {
 // NodeLost when its boot is over).
 type Claim struct {
 	DeviceNo     int64
-	CredentialID int64 // 0: by a certificate of the device CA, only the device is checked
+	DeviceID     string // for listeners; stores go by DeviceNo
+	CredentialID int64  // 0: by a certificate of the device CA, only the device is checked
 	ConnectionID int64
 	NodeID       string
 	BootID       int64
 	Remote       string
 	Protocol     int
 	At           time.Time
+	Tell         bool // State and ReportedAt of the Row are wanted
 
 	Refused bool // result: disabled, removed, or the credential is gone
 	Row     Row  // result unless Refused: what is true now, with the new epoch

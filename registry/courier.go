@@ -16,6 +16,8 @@ type Courier interface {
 	// Announce hands people's subscriptions a message of the server's own, as
 	// retained as the kind is.
 	Announce(deviceID string, k topic.Kind, payload []byte)
+	// Watched reports whether anybody might be handed an announcement.
+	Watched() bool
 	// Disconnect ends the device's session, and one that is just being accepted;
 	// it reports whether there was one.
 	Disconnect(deviceID string, reason Reason) bool

@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -37,8 +38,8 @@ const redacted = "[redacted]"
 // String redacts.
 func (Digest) String() string { return redacted }
 
-// GoString redacts.
-func (Digest) GoString() string { return redacted }
+// Format redacts, for every verb; a String method alone would not for %d.
+func (Digest) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(redacted)) }
 
 // MarshalJSON redacts.
 func (Digest) MarshalJSON() ([]byte, error) { return []byte(`"` + redacted + `"`), nil }

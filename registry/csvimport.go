@@ -49,7 +49,7 @@ const (
 // whether it was there already.
 type row struct {
 	ImportLine
-	write func(context.Context, Tx) (existing bool, err error)
+	write func(context.Context, Tx, *links) (existing bool, err error)
 }
 
 var errRollback = errors.New("an import with a bad line is rolled back")
@@ -59,7 +59,7 @@ var errRollback = errors.New("an import with a bad line is rolled back")
 // (at most 5,000 lines), unless partial. A line that repeats a device with the same
 // secret is "existing". Errors: Invalid when the CSV itself cannot be read.
 func (r *Registry) ImportDevices(ctx context.Context, a Actor, text io.Reader, partial bool) (ImportReport, error) {
-	if err := staffOnly(a, ActorAdmin, ActorService); err != nil {
+	if err := adminOrService(a, ScopeDeviceEnroll); err != nil {
 		return ImportReport{}, err
 	}
 	seen := map[string]int{}
@@ -72,7 +72,7 @@ func (r *Registry) ImportDevices(ctx context.Context, a Actor, text io.Reader, p
 			return row{}, E(Invalid, "duplicate_line", fmt.Sprintf("The device stands in line %d already.", first))
 		}
 		seen[e.device.ID] = line
-		return row{ImportLine: ImportLine{ID: e.device.ID}, write: func(ctx context.Context, tx Tx) (bool, error) {
+		return row{ImportLine: ImportLine{ID: e.device.ID}, write: func(ctx context.Context, tx Tx, _ *links) (bool, error) {
 			same, err := r.sameSecret(ctx, tx, e)
 			switch {
 			case errors.Is(err, ErrDeviceNotFound):
@@ -95,19 +95,18 @@ func (r *Registry) ImportDevices(ctx context.Context, a Actor, text io.Reader, p
 // ImportOrders writes the order lines of a CSV with a header line of order_id,
 // user_email, device_mac and optionally shipped_at; otherwise as ImportDevices.
 func (r *Registry) ImportOrders(ctx context.Context, a Actor, text io.Reader, partial bool) (ImportReport, error) {
-	if err := staffOnly(a, ActorAdmin, ActorService); err != nil {
+	if err := adminOrService(a, ScopeOrderWrite); err != nil {
 		return ImportReport{}, err
 	}
-	var users []string
 	rows, err := readCSV(text, []string{"order_id", "user_email", "device_mac"}, []string{"shipped_at"}, func(_ int, f map[string]string) (row, error) {
 		o, err := OrderRequest{f["order_id"], f["user_email"], f["device_mac"], f["shipped_at"]}.order(r.now())
 		if err != nil {
 			return row{}, err
 		}
-		return row{ImportLine: ImportLine{ID: o.OrderID}, write: func(ctx context.Context, tx Tx) (bool, error) {
+		return row{ImportLine: ImportLine{ID: o.OrderID}, write: func(ctx context.Context, tx Tx, links *links) (bool, error) {
 			created, user, err := r.putOrder(ctx, tx, a, o)
 			if user != "" {
-				users = append(users, user)
+				links.add(r, o, user)
 			}
 			return !created, err
 		}}, nil
@@ -115,13 +114,7 @@ func (r *Registry) ImportOrders(ctx context.Context, a Actor, text io.Reader, pa
 	if err != nil {
 		return ImportReport{}, err
 	}
-	report, err := r.importRows(ctx, rows, partial)
-	if report.Applied {
-		for _, u := range users {
-			r.linked(u, nil)
-		}
-	}
-	return report, err
+	return r.importRows(ctx, rows, partial)
 }
 
 // readCSV reads a CSV with a header and turns each line into a row; a bad line
@@ -240,13 +233,14 @@ func (r *Registry) importRows(ctx context.Context, rows []row, partial bool) (Im
 // importChunk writes some rows in one transaction. A line's own error is its fate;
 // any other error fails the whole chunk. Unless partial, one bad line rolls back.
 func (r *Registry) importChunk(ctx context.Context, rows []row, partial bool) (lines []ImportLine, err error) {
-	err = r.write(ctx, func(tx Tx) error {
-		lines = lines[:0]
+	var links links
+	err = r.change(ctx, func(tx Tx) error {
+		lines, links = lines[:0], nil
 		failed := false
 		for _, row := range rows {
 			l := row.ImportLine
 			if row.write != nil {
-				existing, err := row.write(ctx, tx)
+				existing, err := row.write(ctx, tx, &links)
 				switch {
 				case err == nil && existing:
 					l.Status = LineExisting
@@ -265,6 +259,9 @@ func (r *Registry) importChunk(ctx context.Context, rows []row, partial bool) (l
 			return errRollback
 		}
 		return nil
-	})
+	}, func() []*Change { return links.changes(r.now()) })
+	if err == nil {
+		r.linked(links)
+	}
 	return lines, err
 }

@@ -28,6 +28,7 @@ type ingest struct {
 	log     *slog.Logger
 	linger  time.Duration
 	counter *Counters
+	feed    *feed
 
 	mu     sync.Mutex
 	open   *openBatch
@@ -74,9 +75,9 @@ type slot struct {
 	session *Session
 }
 
-func newIngest(store Store, linger time.Duration, counter *Counters, log *slog.Logger) *ingest {
+func newIngest(store Store, linger time.Duration, counter *Counters, feed *feed, log *slog.Logger) *ingest {
 	g := &ingest{
-		store: store, linger: linger, log: log, counter: counter,
+		store: store, linger: linger, log: log, counter: counter, feed: feed,
 		wake: make(chan struct{}, 1), full: make(chan struct{}, 1), done: make(chan struct{}),
 	}
 	go g.write()
@@ -133,7 +134,7 @@ func (g *ingest) state(s *Session, state State, at time.Time) (*openBatch, *Stat
 		old.write.At, old.write.Firmware = at, changed
 		return b, old.write, nil
 	}
-	w := &StateWrite{DeviceNo: s.DeviceNo, Epoch: s.Epoch, At: at, State: state, Firmware: changed}
+	w := &StateWrite{DeviceNo: s.DeviceNo, DeviceID: s.DeviceID, Epoch: s.Epoch, At: at, State: state, Firmware: changed}
 	b.states[s.DeviceNo] = &slot{w, s}
 	b.States = append(b.States, w)
 	return b, w, nil
@@ -170,11 +171,11 @@ func (g *ingest) add(put func(*Batch)) (*openBatch, error) {
 
 // do queues work and waits for its commit, or for the batch to fail: f may still
 // run when the caller's patience has ended, so leaving early would race with it.
-func (g *ingest) do(ctx context.Context, f func(Tx) error) error {
+func (g *ingest) do(ctx context.Context, f func(Tx) error, changes func() []*Change) error {
 	if err := ctx.Err(); err != nil {
 		return ErrUnavailable.With(err)
 	}
-	w := &Work{Do: f}
+	w := &Work{Do: f, Changes: changes}
 	b, err := g.add(func(b *Batch) { b.Work = append(b.Work, w) })
 	if err != nil {
 		return err
@@ -251,6 +252,7 @@ func (g *ingest) commit(b *openBatch) {
 				slot.session.firmware.Store(&slot.write.State.FirmwareVersion)
 			}
 		}
+		g.feed.committed(&b.Batch)
 	}
 	b.settle(b.result)
 	close(b.ended)

@@ -72,28 +72,55 @@ func parseTime(s string) (time.Time, error) {
 // A device that has provisioned before its order arrived is linked at once. Errors:
 // Invalid, ErrOrderExists, Forbidden.
 func (r *Registry) CreateOrder(ctx context.Context, a Actor, req OrderRequest) (o Order, created bool, err error) {
-	if err := staffOnly(a, ActorAdmin, ActorService); err != nil {
+	if err := adminOrService(a, ScopeOrderWrite); err != nil {
 		return Order{}, false, err
 	}
 	if o, err = req.order(r.now()); err != nil {
 		return Order{}, false, err
 	}
-	var linked string
-	err = r.write(ctx, func(tx Tx) (err error) {
-		created, linked, err = r.putOrder(ctx, tx, a, o)
+	var links links
+	err = r.change(ctx, func(tx Tx) error {
+		links = nil
+		var user string
+		if created, user, err = r.putOrder(ctx, tx, a, o); user != "" {
+			links.add(r, o, user)
+		}
 		return err
-	})
-	r.linked(linked, err)
+	}, func() []*Change { return links.changes(r.now()) })
+	if err == nil {
+		r.linked(links)
+	}
 	return o, created, err
 }
 
-// linked tells the world of a committed auto-link.
-func (r *Registry) linked(userID string, err error) {
-	if err == nil && userID != "" {
+// links are the devices that purchases gave to people in one transaction.
+type links []struct{ deviceID, userID string }
+
+func (l *links) add(r *Registry, o Order, userID string) {
+	*l = append(*l, struct{ deviceID, userID string }{o.DeviceMAC.DeviceID(r.opts.Salt), userID})
+}
+
+func (l links) changes(at time.Time) (all []*Change) {
+	for _, link := range l {
+		all = append(all, claimedChange(link.deviceID, link.userID, at))
+	}
+	return all
+}
+
+func claimedChange(deviceID, userID string, at time.Time) *Change {
+	return &Change{Kind: ChangeClaimed, DeviceID: deviceID, At: at, ClaimedVia: viaPurchase, users: []string{userID}}
+}
+
+// linked tells the world of committed links.
+func (r *Registry) linked(links links) {
+	for _, link := range links {
 		r.counters.Claims.Add(1)
-		r.courier.AccessChanged(userID)
+		r.AccessChanged(link.userID)
 	}
 }
+
+// viaPurchase is how a device came to its owner.
+const viaPurchase = "purchase"
 
 func (r *Registry) putOrder(ctx context.Context, tx Tx, a Actor, o Order) (created bool, linked string, err error) {
 	created, err = tx.InsertOrder(ctx, o)
@@ -155,7 +182,7 @@ func (r *Registry) link(ctx context.Context, tx Tx, a Actor, d Device, o Order, 
 		return false, err
 	}
 	changed, err := tx.InsertOwnership(ctx, Ownership{
-		DeviceNo: d.No, UserID: user, Role: RoleOwner, ClaimedAt: now, ClaimedVia: "purchase", At: now,
+		DeviceNo: d.No, UserID: user, Role: RoleOwner, ClaimedAt: now, ClaimedVia: viaPurchase, At: now,
 	})
 	if err != nil || !changed {
 		return false, err
@@ -163,7 +190,7 @@ func (r *Registry) link(ctx context.Context, tx Tx, a Actor, d Device, o Order, 
 	if err := tx.SetEverOwned(ctx, d.No); err != nil {
 		return false, err
 	}
-	return true, r.audit(ctx, tx, a, d.ID, "claimed", map[string]any{"user_id": user, "via": "purchase", "order_id": o.OrderID})
+	return true, r.audit(ctx, tx, a, d.ID, "claimed", map[string]any{"user_id": user, "via": viaPurchase, "order_id": o.OrderID})
 }
 
 // LinkOrders gives a person the provisioned devices that were bought with this

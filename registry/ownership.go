@@ -83,7 +83,7 @@ func (r *Registry) Devices(ctx context.Context, a Actor, after int64, limit int)
 	case !a.Has(ScopeDeviceRead):
 		return nil, ErrInsufficientScope
 	case a.Kind != ActorUser:
-		return nil, nil // staff own nothing; they have a list of their own
+		return nil, nil // staff and service accounts own nothing; staff have a list of their own
 	}
 	err = r.store.View(ctx, func(tx Tx) (err error) {
 		list, err = tx.OwnedDevices(ctx, a.ID, after, limit)
@@ -109,7 +109,7 @@ func (r *Registry) auditSupport(ctx context.Context, a Actor, id string) error {
 	if a.Kind != ActorSupport {
 		return nil
 	}
-	return r.write(ctx, func(tx Tx) error { return r.audit(ctx, tx, a, id, "viewed_by_support", nil) })
+	return r.write(ctx, func(tx Tx) error { return r.audit(ctx, tx, a, id, "device_read", nil) })
 }
 
 // DeviceReports reads the latest config/status, ota/status, telemetry and
@@ -171,7 +171,7 @@ func (r *Registry) RenameDevice(ctx context.Context, a Actor, id, name string) (
 		return OwnedDevice{}, E(Invalid, ErrInvalidRequest.Code, "name must be a text of 1 to 64 printable characters.")
 	}
 	now := r.now()
-	err = r.write(ctx, func(tx Tx) (err error) {
+	err = r.change(ctx, func(tx Tx) (err error) {
 		if d, err = r.access(ctx, tx, a, id, CanConfigure); err != nil {
 			return err
 		}
@@ -179,6 +179,8 @@ func (r *Registry) RenameDevice(ctx context.Context, a Actor, id, name string) (
 			return err
 		}
 		return r.audit(ctx, tx, a, id, "renamed", map[string]any{"name": name})
+	}, func() []*Change {
+		return []*Change{{Kind: ChangeUpdated, DeviceID: id, At: now, Name: name}}
 	})
 	d.Name, d.UpdatedAt = name, now
 	return d, err
@@ -189,22 +191,30 @@ func (r *Registry) RenameDevice(ctx context.Context, a Actor, id, name string) (
 // leaves the share. Sessions of those who lost access stop receiving it at once.
 func (r *Registry) RemoveDevice(ctx context.Context, a Actor, id string) error {
 	var lost []string
-	err := r.write(ctx, func(tx Tx) error {
-		lost = nil
+	released := false
+	err := r.change(ctx, func(tx Tx) error {
+		lost, released = nil, false
 		d, err := r.access(ctx, tx, a, id, CanLeave)
 		if err != nil {
 			return err
 		}
+		released = d.Role == RoleOwner || d.Role == RoleStaff
 		lost, err = r.giveUp(ctx, tx, a, d, a.ID)
 		return err
-	})
+	}, func() []*Change { return []*Change{r.releasedChange(id, lost, !released)} })
 	if err != nil {
 		return err
 	}
 	for _, user := range lost {
-		r.courier.AccessChanged(user)
+		r.AccessChanged(user)
 	}
 	return nil
+}
+
+// releasedChange tells people that they have lost a device; private: the others
+// keep it.
+func (r *Registry) releasedChange(deviceID string, lost []string, private bool) *Change {
+	return &Change{Kind: ChangeReleased, DeviceID: deviceID, At: r.now(), users: lost, private: private}
 }
 
 // giveUp removes a person's row on a device, and with the owner's everybody's and the
@@ -235,6 +245,7 @@ func (r *Registry) ReleaseDevices(ctx context.Context, tx Tx, a Actor, userID st
 		return nil, err
 	}
 	users := map[string]struct{}{userID: {}}
+	var changes []*Change
 	for _, d := range devices {
 		lost, err := r.giveUp(ctx, tx, a, d, userID)
 		if err != nil {
@@ -243,10 +254,12 @@ func (r *Registry) ReleaseDevices(ctx context.Context, tx Tx, a Actor, userID st
 		for _, u := range lost {
 			users[u] = struct{}{}
 		}
+		changes = append(changes, r.releasedChange(d.ID, lost, d.Role != RoleOwner))
 	}
 	return func() {
+		r.feed.publish(changes)
 		for u := range users {
-			r.courier.AccessChanged(u)
+			r.AccessChanged(u)
 		}
 	}, nil
 }

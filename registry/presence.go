@@ -138,8 +138,8 @@ func (r *Registry) Connect(ctx context.Context, id Identity, info ConnectInfo) (
 		}
 	}
 	c := &Claim{
-		DeviceNo: id.DeviceNo, CredentialID: id.CredentialID, ConnectionID: r.opts.NextID(), NodeID: r.opts.NodeID,
-		BootID: r.bootID.Load(), Remote: info.Remote, Protocol: info.Protocol, At: r.now(),
+		DeviceNo: id.DeviceNo, DeviceID: id.DeviceID, CredentialID: id.CredentialID, ConnectionID: r.opts.NextID(), NodeID: r.opts.NodeID,
+		BootID: r.bootID.Load(), Remote: info.Remote, Protocol: info.Protocol, At: r.now(), Tell: r.courier.Watched(),
 	}
 	b, err := r.ingest.add(func(b *Batch) { b.Claims = append(b.Claims, c) })
 	if err != nil {
@@ -160,8 +160,26 @@ func (r *Registry) Connect(ctx context.Context, id Identity, info ConnectInfo) (
 	if s.Epoch == 1 {
 		r.firstSeen(s)
 	}
-	r.courier.Announce(id.DeviceID, topic.State, c.Row.document())
+	r.announce(ctx, id.DeviceID, c.Tell, &c.Row)
 	return s, nil
+}
+
+// announce tells people what is true of a device's presence now. The row is complete
+// when told; otherwise nobody watched when it was written, and if somebody does by
+// now, it is read again.
+func (r *Registry) announce(ctx context.Context, deviceID string, told bool, row *Row) {
+	switch {
+	case !r.courier.Watched():
+	case told:
+		r.courier.Announce(deviceID, topic.State, row.document())
+	default:
+		payload, ok, err := r.Retained(ctx, deviceID, topic.State)
+		if err != nil {
+			r.log.Warn("subscribers were not told of a change of presence", "device_id", deviceID, "error", err)
+		} else if ok {
+			r.courier.Announce(deviceID, topic.State, payload)
+		}
+	}
 }
 
 // firstSeen records a device's first connection, without waiting for it.
@@ -183,8 +201,9 @@ func (r *Registry) firstSeen(s *Session) {
 // connection took over. It tries again until ctx ends, since presence that stays
 // wrong is worse than one that comes late; the sweep mends what is left.
 func (r *Registry) Disconnect(ctx context.Context, s *Session, reason Reason, lastSeen time.Time) (changed bool, err error) {
-	d := &Disconnect{DeviceNo: s.DeviceNo, Epoch: s.Epoch, At: r.now(), LastSeen: lastSeen.UTC().Truncate(time.Microsecond), Reason: reason}
+	d := &Disconnect{DeviceNo: s.DeviceNo, DeviceID: s.DeviceID, Epoch: s.Epoch, At: r.now(), LastSeen: lastSeen.UTC().Truncate(time.Microsecond), Reason: reason}
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		d.Tell = r.courier.Watched()
 		err = r.disconnect(d)
 		if err == nil || KindOf(err) != Unavailable {
 			break
@@ -201,7 +220,7 @@ func (r *Registry) Disconnect(ctx context.Context, s *Session, reason Reason, la
 	if err != nil || !d.Changed {
 		return false, err
 	}
-	r.courier.Announce(s.DeviceID, topic.State, d.Row.document())
+	r.announce(ctx, s.DeviceID, d.Tell, &d.Row)
 	return true, nil
 }
 
@@ -326,10 +345,21 @@ func (r *Registry) expireUnknown(ctx context.Context) error {
 		return nil
 	}
 	var gone []Live
-	err := r.write(ctx, func(tx Tx) (err error) {
-		gone, err = tx.ExpireUnknown(ctx, r.opts.NodeID, now.Add(-r.opts.OfflineThreshold), now)
-		return err
-	})
+	var changes []*Change
+	err := r.change(ctx, func(tx Tx) (err error) {
+		changes = nil
+		if gone, err = tx.ExpireUnknown(ctx, r.opts.NodeID, now.Add(-r.opts.OfflineThreshold), now); err != nil || !r.feed.active.Load() {
+			return err
+		}
+		for _, g := range gone {
+			d, err := tx.Device(ctx, g.DeviceID)
+			if err != nil {
+				return err
+			}
+			changes = append(changes, statusChange(d.ID, now, d.Presence))
+		}
+		return nil
+	}, func() []*Change { return changes })
 	if err != nil {
 		return err
 	}

@@ -76,9 +76,19 @@ func (r *Registry) Provision(ctx context.Context, s *Session, payload []byte) ([
 	var owner string
 	var linked bool
 	if err == nil {
-		err = r.write(ctx, func(tx Tx) (err error) {
-			owner, linked, err = r.provision(ctx, tx, s, req)
+		var again bool
+		err = r.change(ctx, func(tx Tx) (err error) {
+			owner, linked, again, err = r.provision(ctx, tx, s, req)
 			return err
+		}, func() (all []*Change) {
+			at := r.now()
+			if linked {
+				all = append(all, claimedChange(s.DeviceID, owner, at))
+			}
+			if !again {
+				all = append(all, &Change{Kind: ChangeProvisioned, DeviceID: s.DeviceID, At: at, Firmware: req.FirmwareVersion})
+			}
+			return all
 		})
 	}
 	res := provisionResponse{Status: "registered", DeviceID: s.DeviceID, Timestamp: r.now().Format(time.RFC3339Nano)}
@@ -99,7 +109,7 @@ func (r *Registry) Provision(ctx context.Context, s *Session, payload []byte) ([
 	}
 	if linked {
 		r.counters.Claims.Add(1)
-		r.courier.AccessChanged(owner)
+		r.AccessChanged(owner)
 	}
 	return json.Marshal(res)
 }
@@ -116,22 +126,24 @@ func (r *Registry) checkIdentity(s *Session, req ProvisionRequest) error {
 	return nil
 }
 
-func (r *Registry) provision(ctx context.Context, tx Tx, s *Session, req ProvisionRequest) (owner string, linked bool, err error) {
+// provision does the work of Provision in its transaction; again says that this
+// connection has done it before, and nothing was written.
+func (r *Registry) provision(ctx context.Context, tx Tx, s *Session, req ProvisionRequest) (owner string, linked, again bool, err error) {
 	now := r.now()
 	d, err := tx.Device(ctx, s.DeviceID)
 	switch {
 	case err != nil:
-		return "", false, err
+		return "", false, false, err
 	case d.MAC == "" && d.SelfEnrolled:
 		if _, err := tx.SetDeviceMAC(ctx, d.No, req.MAC, now); err != nil {
-			return "", false, err
+			return "", false, false, err
 		}
 	case d.MAC != req.MAC:
-		return "", false, errMACMismatch
+		return "", false, false, errMACMismatch
 	}
 	rows, err := tx.Ownerships(ctx, d.No)
 	if err != nil {
-		return "", false, err
+		return "", false, false, err
 	}
 	for _, o := range rows {
 		if o.Role == RoleOwner {
@@ -140,19 +152,19 @@ func (r *Registry) provision(ctx context.Context, tx Tx, s *Session, req Provisi
 	}
 	// A resend within the same connection: everything is done.
 	if d.Presence.Epoch == s.Epoch && !d.ProvisionedAt.Before(s.ConnectedAt) && d.FirmwareVersion == req.FirmwareVersion {
-		return owner, false, nil
+		return owner, false, true, nil
 	}
 	stale, err := tx.SetProvisioned(ctx, d.No, s.Epoch, req.FirmwareVersion, now)
 	if err != nil {
-		return "", false, err
+		return "", false, false, err
 	}
 	if stale {
-		return "", false, ErrStale
+		return "", false, false, ErrStale
 	}
 	actor := Actor{Kind: ActorDevice, ID: s.DeviceID, ClientType: "device"}
 	if owner == "" && !d.SelfEnrolled && !d.EverOwned {
 		if owner, err = r.linkByPurchase(ctx, tx, actor, d, now); err != nil {
-			return "", false, err
+			return "", false, false, err
 		}
 		linked = owner != ""
 	}
@@ -160,7 +172,7 @@ func (r *Registry) provision(ctx context.Context, tx Tx, s *Session, req Provisi
 	if owner != "" {
 		data["owner"] = owner
 	}
-	return owner, linked, r.audit(ctx, tx, actor, s.DeviceID, "provisioned", data)
+	return owner, linked, false, r.audit(ctx, tx, actor, s.DeviceID, "provisioned", data)
 }
 
 // selfEnroll enrols a device at its first connection: the first password becomes
@@ -171,7 +183,7 @@ func (r *Registry) selfEnroll(ctx context.Context, id Identity) (Identity, error
 		ID: r.opts.NextID(), Slot: 1, Kind: CredentialSecret, CreatedAt: r.now(), Secret: r.opts.Sealer.seal(id.DeviceID, id.enrolling),
 	}
 	var no int64
-	err := r.write(ctx, func(tx Tx) (err error) {
+	err := r.change(ctx, func(tx Tx) (err error) {
 		if no, err = tx.InsertDevice(ctx, NewDevice{ID: id.DeviceID, SelfEnrolled: true, At: cred.CreatedAt}); err != nil {
 			return err
 		}
@@ -183,6 +195,8 @@ func (r *Registry) selfEnroll(ctx context.Context, id Identity) (Identity, error
 			return err
 		}
 		return r.audit(ctx, tx, Actor{Kind: ActorDevice, ID: id.DeviceID, ClientType: "device"}, id.DeviceID, "self_enrolled", nil)
+	}, func() []*Change {
+		return []*Change{{Kind: ChangeSelfEnrolled, DeviceID: id.DeviceID, At: cred.CreatedAt}}
 	})
 	if errors.Is(err, ErrAlreadyEnrolled) {
 		return Identity{}, ErrBadCredential // somebody was faster; the next try is checked against that

@@ -61,6 +61,7 @@ type Registry struct {
 	opts     Options
 	log      *slog.Logger
 	ingest   *ingest
+	feed     *feed
 	counters Counters
 	bootID   atomic.Int64
 	// unknownSince is when this node booted; nil once the devices that a former
@@ -87,6 +88,7 @@ type Counters struct {
 	Claims              atomic.Int64 // devices that got an owner
 	SelfEnrolled        atomic.Int64
 	PresenceCorrections atomic.Int64 // made by the sweep; the goal is 0
+	FeedDropped         atomic.Int64 // changes that listeners did not hear because they were too slow
 }
 
 // New makes a Registry and starts its group commit; [Registry.Close] ends it.
@@ -94,15 +96,20 @@ func New(store Store, courier Courier, opts Options) *Registry {
 	opts.defaults()
 	r := &Registry{store: store, courier: courier, opts: opts, log: opts.Logger}
 	r.bootID.Store(opts.NextID())
-	r.ingest = newIngest(store, opts.Linger, &r.counters, r.log)
+	r.feed = newFeed(opts.NextID, &r.counters.FeedDropped)
+	r.ingest = newIngest(store, opts.Linger, &r.counters, r.feed, r.log)
 	return r
 }
 
 // Counters are the registry's counters, for metrics.
 func (r *Registry) Counters() *Counters { return &r.counters }
 
-// Close commits what waits and refuses further writes with ErrUnavailable.
-func (r *Registry) Close() { r.ingest.close() }
+// Close ends the listeners, commits what waits and refuses further writes with
+// ErrUnavailable.
+func (r *Registry) Close() {
+	r.feed.close()
+	r.ingest.close()
+}
 
 // now is the time of a write, at the database's resolution of a microsecond.
 func (r *Registry) now() time.Time { return r.opts.Now().Truncate(time.Microsecond).UTC() }
@@ -115,7 +122,7 @@ func (r *Registry) Health(ctx context.Context) error {
 	if time.Since(r.health.at) < time.Second {
 		return r.health.err
 	}
-	r.health.err = r.ingest.do(ctx, func(tx Tx) error { return tx.Beat(ctx, r.opts.NodeID, r.bootID.Load(), r.now()) })
+	r.health.err = r.ingest.do(ctx, func(tx Tx) error { return tx.Beat(ctx, r.opts.NodeID, r.bootID.Load(), r.now()) }, nil)
 	r.health.at = time.Now()
 	return r.health.err
 }
@@ -123,7 +130,12 @@ func (r *Registry) Health(ctx context.Context) error {
 // write runs f in a durable transaction of its own commit group, for changes that
 // people make: they share commits with the devices' messages.
 func (r *Registry) write(ctx context.Context, f func(Tx) error) error {
-	return r.ingest.do(ctx, f)
+	return r.ingest.do(ctx, f, nil)
+}
+
+// change is write for what listeners hear of, see [Work].
+func (r *Registry) change(ctx context.Context, f func(Tx) error, changes func() []*Change) error {
+	return r.ingest.do(ctx, f, changes)
 }
 
 // audit writes an audit row in the transaction of the change.

@@ -39,7 +39,7 @@ func (r *Registry) enrollment(req EnrollRequest) (e enrollment, err error) {
 // Enroll records a device that the factory made. Errors: Invalid,
 // ErrAlreadyEnrolled, Forbidden. [seed 003 4.1]
 func (r *Registry) Enroll(ctx context.Context, a Actor, req EnrollRequest) (Device, error) {
-	if err := staffOnly(a, ActorAdmin, ActorService); err != nil {
+	if err := adminOrService(a, ScopeDeviceEnroll); err != nil {
 		return Device{}, err
 	}
 	e, err := r.enrollment(req)
@@ -233,7 +233,7 @@ func (r *Registry) DeleteDevice(ctx context.Context, a Actor, id string) error {
 		return err
 	}
 	var users []string
-	err := r.write(ctx, func(tx Tx) error {
+	err := r.change(ctx, func(tx Tx) error {
 		d, err := tx.Device(ctx, id)
 		if err != nil {
 			return err
@@ -245,13 +245,13 @@ func (r *Registry) DeleteDevice(ctx context.Context, a Actor, id string) error {
 			return err
 		}
 		return r.audit(ctx, tx, a, id, "deleted", map[string]any{"mac_address": string(d.MAC), "user_ids": users})
-	})
+	}, func() []*Change { return []*Change{r.releasedChange(id, users, false)} })
 	if err != nil {
 		return err
 	}
 	r.courier.Disconnect(id, CredentialRevoked)
 	for _, u := range users {
-		r.courier.AccessChanged(u)
+		r.AccessChanged(u)
 	}
 	return nil
 }

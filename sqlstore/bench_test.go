@@ -127,7 +127,9 @@ func BenchmarkCommitConnections(b *testing.B) {
 				for _, no := range scattered(n, size, round) {
 					id++
 					epochs[no]++
-					batch.Claims = append(batch.Claims, claim(no, id, after(round)))
+					c := claim(no, id, after(round))
+					c.Tell = false
+					batch.Claims = append(batch.Claims, c)
 				}
 				s.commit(batch)
 			})
@@ -137,7 +139,9 @@ func BenchmarkCommitConnections(b *testing.B) {
 				batch := &registry.Batch{}
 				for _, no := range scattered(n, size, round) {
 					id++
-					batch.Claims = append(batch.Claims, claim(no, id, after(round)))
+					c := claim(no, id, after(round))
+					c.Tell = false
+					batch.Claims = append(batch.Claims, c)
 				}
 				s.commit(batch)
 			})

@@ -10,7 +10,10 @@ import (
 // Credentialed implements registry.CredentialTx.
 func (t *tx) Credentialed(ctx context.Context, deviceID string) (registry.Credentialed, error) {
 	var c registry.Credentialed
-	err := t.rows(ctx, `SELECT d.device_no, d.device_id, d.disabled_at IS NOT NULL, d.firmware_version,
+	if err := ctx.Err(); err != nil {
+		return c, t.engine.wrap(err)
+	}
+	err := t.rows(t.engine.quick(ctx), `SELECT d.device_no, d.device_id, d.disabled_at IS NOT NULL, d.firmware_version,
 			c.credential_id, c.slot, c.kind, c.secret, c.created_at, c.expires_at
 		FROM devices d LEFT JOIN device_credentials c ON c.device_no = d.device_no
 		WHERE d.device_id = $1 ORDER BY c.slot`, []any{deviceID}, func(scan scanFunc) error {

@@ -31,6 +31,9 @@ type engine interface {
 	begin(ctx context.Context, conn *sql.Conn, serializable bool) (*sql.Tx, error)
 	// readOptions opens a read-only snapshot.
 	readOptions() *sql.TxOptions
+	// quick is the context for a statement that reads a few rows by their key, where
+	// watching the caller's would cost more than it saves.
+	quick(ctx context.Context) context.Context
 	// batch writes the parts of a batch in the transaction t, which runs on conn.
 	batch(conn *sql.Conn, t *tx) batchWriter
 	// transient says that the same statement may succeed later.

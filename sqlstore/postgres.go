@@ -61,6 +61,9 @@ func (postgresEngine) begin(ctx context.Context, conn *sql.Conn, serializable bo
 	return conn.BeginTx(ctx, &sql.TxOptions{Isolation: level})
 }
 
+// quick is the caller's context: the database is a network away.
+func (postgresEngine) quick(ctx context.Context) context.Context { return ctx }
+
 func (postgresEngine) readOptions() *sql.TxOptions {
 	return &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
 }

@@ -121,7 +121,7 @@ func TestCommitDisconnects(t *testing.T) {
 		second := s.connect(no, 102, after(2))
 		s.commit(&registry.Batch{States: []*registry.StateWrite{{DeviceNo: no, Epoch: second, At: after(3), State: full(), Firmware: true}}})
 		end := func(epoch int64, at int, reason registry.Reason) *registry.Disconnect {
-			d := &registry.Disconnect{DeviceNo: no, Epoch: epoch, At: after(at), LastSeen: after(at - 1), Reason: reason}
+			d := &registry.Disconnect{DeviceNo: no, Epoch: epoch, Tell: true, At: after(at), LastSeen: after(at - 1), Reason: reason}
 			s.commit(&registry.Batch{Disconnects: []*registry.Disconnect{d}})
 			return d
 		}
@@ -153,7 +153,7 @@ func TestCommitDisconnects(t *testing.T) {
 		})
 		t.Run("and a claim in one batch leave the new connection live", func(t *testing.T) {
 			epoch := s.connect(no, 103, after(8))
-			d := &registry.Disconnect{DeviceNo: no, Epoch: epoch, At: after(9), Reason: registry.NetworkError}
+			d := &registry.Disconnect{DeviceNo: no, Epoch: epoch, Tell: true, At: after(9), Reason: registry.NetworkError}
 			c := claim(no, 104, after(9))
 			s.commit(&registry.Batch{Disconnects: []*registry.Disconnect{d}, Claims: []*registry.Claim{c}})
 			equal(t, "changed", d.Changed, true)
@@ -166,7 +166,7 @@ func TestCommitDisconnects(t *testing.T) {
 			var ends []*registry.Disconnect
 			for n := 10; n < 30; n++ {
 				no := s.enrol(n)
-				ends = append(ends, &registry.Disconnect{DeviceNo: no, Epoch: s.connect(no, int64(1000+n), after(n)), At: after(100), LastSeen: after(n), Reason: registry.NodeShutdown})
+				ends = append(ends, &registry.Disconnect{DeviceNo: no, Epoch: s.connect(no, int64(1000+n), after(n)), Tell: true, At: after(100), LastSeen: after(n), Reason: registry.NodeShutdown})
 			}
 			s.commit(&registry.Batch{Disconnects: ends})
 			for i, d := range ends {

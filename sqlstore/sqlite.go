@@ -123,6 +123,10 @@ func (e *sqliteEngine) begin(ctx context.Context, conn *sql.Conn, _ bool) (*sql.
 	}
 }
 
+// quick is a context that never ends: a read by key takes microseconds, and the
+// driver starts a goroutine for each statement whose context can end.
+func (e *sqliteEngine) quick(ctx context.Context) context.Context { return context.WithoutCancel(ctx) }
+
 func (e *sqliteEngine) readOptions() *sql.TxOptions { return &sql.TxOptions{ReadOnly: true} }
 
 // sqliteCode is the extended result code of an error; 0 when it is not SQLite's.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql/driver"
 	"errors"
+	"io"
 
 	"modernc.org/sqlite"
 )
@@ -92,6 +93,102 @@ func (c *sqliteConn) give(query string, s rawStmt) error {
 	}
 	c.cache[query] = s
 	return nil
+}
+
+// prepared is a statement in use with its arguments, for many rows.
+type prepared struct {
+	stmt rawStmt
+	args []driver.NamedValue
+}
+
+// prepared takes statements out of the cache for as long as f runs.
+func (c *sqliteConn) prepared(ctx context.Context, f func([]*prepared) error, queries ...string) (err error) {
+	all := make([]*prepared, 0, len(queries))
+	defer func() {
+		for i, p := range all {
+			err = errors.Join(err, c.give(queries[i], p.stmt))
+		}
+	}()
+	for _, query := range queries {
+		s, err := c.take(ctx, query)
+		if err != nil {
+			return err
+		}
+		all = append(all, &prepared{stmt: s})
+	}
+	return f(all)
+}
+
+// bind sets the arguments.
+func (p *prepared) bind(values []any) []driver.NamedValue {
+	for len(p.args) < len(values) {
+		p.args = append(p.args, driver.NamedValue{Ordinal: len(p.args) + 1})
+	}
+	for i, v := range values {
+		p.args[i].Value = v
+	}
+	return p.args[:len(values)]
+}
+
+// exec runs the statement and returns how many rows it changed. It takes no context:
+// watching one costs more than a statement that changes a row by its key.
+func (p *prepared) exec(values ...any) (int64, error) {
+	res, err := p.stmt.ExecContext(context.Background(), p.bind(values))
+	if err != nil {
+		return 0, err
+	}
+	return res.RowsAffected()
+}
+
+// row runs the statement and reads its first row, if there is one; dest has the
+// length of a row. As for exec, without a context.
+func (p *prepared) row(dest []driver.Value, values ...any) (found bool, err error) {
+	rows, err := p.stmt.QueryContext(context.Background(), p.bind(values))
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	if err := rows.Next(dest); err != nil {
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return false, err
+	}
+	return true, nil
+}
+
+// BeginTx implements driver.ConnBeginTx. What begins and ends a transaction is
+// prepared like every statement; the driver would compile it each time.
+func (c *sqliteConn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
+	begin := `BEGIN IMMEDIATE`
+	if opts.ReadOnly {
+		begin = `BEGIN`
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if _, err := c.ExecContext(context.WithoutCancel(ctx), begin, nil); err != nil {
+		return nil, err
+	}
+	return sqliteTx{c}, nil
+}
+
+// sqliteTx is the transaction of a connection.
+type sqliteTx struct{ conn *sqliteConn }
+
+// Commit implements driver.Tx: after it no transaction is open, also when it failed.
+func (t sqliteTx) Commit() error {
+	_, err := t.conn.ExecContext(context.Background(), `COMMIT`, nil)
+	if err != nil {
+		_ = t.Rollback() // fails when SQLite has done it already
+	}
+	return err
+}
+
+// Rollback implements driver.Tx.
+func (t sqliteTx) Rollback() error {
+	_, err := t.conn.ExecContext(context.Background(), `ROLLBACK`, nil)
+	return err
 }
 
 // begin checks the context of a statement and returns the one to run it with.

@@ -146,7 +146,18 @@ func (s accountStore) InTx(ctx context.Context, f func(account.Tx) error) error 
 
 // view runs f on one read-only snapshot.
 func (db *DB) view(ctx context.Context, f func(*tx) error) (err error) {
-	sqlTx, err := db.read.BeginTx(ctx, db.engine.readOptions())
+	conn, err := db.read.Conn(ctx)
+	if err != nil {
+		return db.engine.wrap(err)
+	}
+	defer func() {
+		if cerr := conn.Close(); cerr != nil && !errors.Is(cerr, sql.ErrConnDone) {
+			err = join(err, db.engine.wrap(cerr))
+		}
+	}()
+	// Of a quick context: the statements have their own, and database/sql would start
+	// a goroutine to watch one that can end.
+	sqlTx, err := conn.BeginTx(db.engine.quick(ctx), db.engine.readOptions())
 	if err != nil {
 		return db.engine.wrap(err)
 	}

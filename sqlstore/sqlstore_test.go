@@ -158,7 +158,7 @@ func (s *store) connections(no int64) (list []registry.Connection) {
 
 // claim is a claim that is allowed to a device without credential.
 func claim(no, connectionID int64, at time.Time) *registry.Claim {
-	return &registry.Claim{DeviceNo: no, ConnectionID: connectionID, NodeID: "node-1", BootID: 7, Remote: "192.0.2.1", Protocol: 4, At: at}
+	return &registry.Claim{DeviceNo: no, ConnectionID: connectionID, NodeID: "node-1", BootID: 7, Remote: "192.0.2.1", Protocol: 4, At: at, Tell: true}
 }
 
 // connect claims a connection and returns its epoch.

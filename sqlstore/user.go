@@ -2,6 +2,7 @@ package sqlstore
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"github.com/opticworks/devicecloud/account"
@@ -9,10 +10,12 @@ import (
 
 const userColumns = `u.user_id, u.email, u.email_verified, u.disabled_at, u.created_at`
 
+func scanUser(scan scanFunc, u *account.User) error {
+	return scan(&u.ID, opt(&u.Email), &u.EmailVerified, at(&u.DisabledAt), at(&u.CreatedAt))
+}
+
 func (t *tx) user(ctx context.Context, query string, args ...any) (account.User, error) {
-	list, err := collect(ctx, t, query, args, func(scan scanFunc, u *account.User) error {
-		return scan(&u.ID, opt(&u.Email), &u.EmailVerified, at(&u.DisabledAt), at(&u.CreatedAt))
-	})
+	list, err := collect(ctx, t, query, args, scanUser)
 	if err == nil && len(list) == 0 {
 		err = account.ErrUserNotFound
 	}
@@ -33,10 +36,40 @@ func (t *tx) UserByIdentity(ctx context.Context, provider, subject string) (acco
 		WHERE i.provider = $1 AND i.subject = $2`, provider, subject)
 }
 
+// Users implements account.UserTx.
+func (t *tx) Users(ctx context.Context, f account.UserFilter) ([]account.User, error) {
+	query, args := `SELECT `+userColumns+` FROM users u WHERE u.user_id > $1`, []any{f.After, capped(f.Limit)}
+	if f.Query != "" {
+		query += ` AND (u.user_id = $3 OR lower(u.email) LIKE $4 ESCAPE '\')`
+		args = append(args, f.Query, contains(strings.ToLower(f.Query)))
+	}
+	return collect(ctx, t, query+` ORDER BY u.user_id LIMIT $2`, args, scanUser)
+}
+
+// SetUserDisabled implements account.UserTx.
+func (t *tx) SetUserDisabled(ctx context.Context, userID string, disabledAt, now time.Time) (changed bool, err error) {
+	if disabledAt.IsZero() {
+		changed, err = t.changes(ctx, `UPDATE users SET disabled_at = NULL, updated_at = $2
+			WHERE user_id = $1 AND disabled_at IS NOT NULL`, userID, micros(now))
+	} else {
+		changed, err = t.changes(ctx, `UPDATE users SET disabled_at = $2, updated_at = $3
+			WHERE user_id = $1 AND disabled_at IS NULL`, userID, micros(disabledAt), micros(now))
+	}
+	if err == nil && !changed {
+		_, err = t.User(ctx, userID)
+	}
+	return changed, err
+}
+
 // UserByVerifiedEmail implements registry.People.
 func (t *tx) UserByVerifiedEmail(ctx context.Context, email string) (userID string, ok bool, err error) {
 	ok, err = t.found(ctx, `SELECT user_id FROM users WHERE email = $1 AND email_verified AND disabled_at IS NULL`, []any{email}, &userID)
 	return userID, ok, err
+}
+
+// VerifiedUser implements account.UserTx.
+func (t *tx) VerifiedUser(ctx context.Context, email string) (account.User, error) {
+	return t.user(ctx, `SELECT `+userColumns+` FROM users u WHERE u.email = $1 AND u.email_verified`, email)
 }
 
 // InsertUser implements account.UserTx. An e-mail that is not verified may be

@@ -64,7 +64,21 @@ func (cmd versionCmd) Run(t terminal) error {
 }
 
 type adminCmd struct {
-	Create adminCreateCmd `cmd:"" help:"Make an administrator. The password is ADMIN_PASSWORD, or the first line of standard input."`
+	Create        adminCreateCmd   `cmd:"" help:"Make an administrator. The password is ADMIN_PASSWORD, or the first line of standard input."`
+	ResetPassword adminPasswordCmd `cmd:"" help:"Give a member of staff another password, from where create takes it, and end their sessions."`
+	ResetTOTP     adminTOTPCmd     `cmd:"" name:"reset-totp" help:"Let a member of staff in without the authenticator that they have lost."`
+}
+
+// password is ADMIN_PASSWORD, or the first line of standard input.
+func password(c *app.Config) (string, error) {
+	if p := c.AdminPassword.Reveal(); p != "" {
+		return p, nil
+	}
+	line, err := firstLine(os.Stdin)
+	if err != nil {
+		return "", fmt.Errorf("reading the password from standard input: %w", err)
+	}
+	return line, nil
 }
 
 type adminCreateCmd struct {
@@ -75,13 +89,9 @@ type adminCreateCmd struct {
 
 func (cmd adminCreateCmd) Run(c *app.Config, t terminal) error {
 	return operate(c, t, func(ctx context.Context, o *app.Operator) error {
-		password := c.AdminPassword.Reveal()
-		if password == "" {
-			line, err := firstLine(os.Stdin)
-			if err != nil {
-				return fmt.Errorf("reading the password from standard input: %w", err)
-			}
-			password = line
+		password, err := password(c)
+		if err != nil {
+			return err
 		}
 		admin, err := o.CreateAdmin(ctx, cmd.Email, password, account.AdminRole(cmd.Role))
 		if err != nil {
@@ -89,6 +99,40 @@ func (cmd adminCreateCmd) Run(c *app.Config, t terminal) error {
 		}
 		return t.print(cmd.JSON, map[string]string{"admin_id": admin.ID, "email": admin.Email, "role": string(admin.Role)},
 			fmt.Sprintf("%s %s is administrator %s", admin.Role, admin.Email, admin.ID))
+	})
+}
+
+type adminPasswordCmd struct {
+	Email string `arg:"" help:"E-mail address."`
+	JSON  bool   `name:"json" help:"Print JSON."`
+}
+
+func (cmd adminPasswordCmd) Run(c *app.Config, t terminal) error {
+	return operate(c, t, func(ctx context.Context, o *app.Operator) error {
+		password, err := password(c)
+		if err != nil {
+			return err
+		}
+		m, err := o.SetPassword(ctx, operator(), cmd.Email, password)
+		if err != nil {
+			return err
+		}
+		return t.print(cmd.JSON, map[string]string{"admin_id": m.ID, "email": m.Email}, fmt.Sprintf("%s %s has the new password", m.Role, m.Email))
+	})
+}
+
+type adminTOTPCmd struct {
+	Email string `arg:"" help:"E-mail address."`
+	JSON  bool   `name:"json" help:"Print JSON."`
+}
+
+func (cmd adminTOTPCmd) Run(c *app.Config, t terminal) error {
+	return operate(c, t, func(ctx context.Context, o *app.Operator) error {
+		m, err := o.ResetTOTP(ctx, operator(), cmd.Email)
+		if err != nil {
+			return err
+		}
+		return t.print(cmd.JSON, map[string]string{"admin_id": m.ID, "email": m.Email}, fmt.Sprintf("%s %s signs in by password alone", m.Role, m.Email))
 	})
 }
 

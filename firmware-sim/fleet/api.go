@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -35,6 +36,8 @@ const (
 	answerLimit = 64 << 20
 	tooManyWait = 30 * time.Second // the longest Retry-After that is obeyed
 	tooMany     = 20               // how often it is obeyed
+	readTimeout = 20 * time.Second // for one try to read something
+	readTries   = 5                // a cloud, or a simulator, that is busy with a storm may miss one
 )
 
 // NewAPI returns a client for the API at base; roots may be nil for the system's.
@@ -63,10 +66,14 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("HTTP %d %s %s", e.status, e.code, e.message)
 }
 
-// do sends one authenticated request and decodes the answer. It logs in when there is no token or it is refused, and
-// waits when it is told to come later.
+// do sends one authenticated request and decodes the answer. It logs in when there is no token or it is refused,
+// waits when it is told to come later, and repeats a GET that got no answer, or one that says "not now", a few times.
 func (a *API) do(ctx context.Context, method, path, contentType string, body []byte, answer any) error {
 	var err error
+	tries := readTries
+	if method != http.MethodGet {
+		tries = 1
+	}
 	for range tooMany {
 		token := a.currentToken()
 		if token == "" {
@@ -78,8 +85,10 @@ func (a *API) do(ctx context.Context, method, path, contentType string, body []b
 		wait, err = a.once(ctx, method, path, contentType, token, body, answer)
 		var refused *statusError
 		switch {
-		case !errors.As(err, &refused):
-			return wrap(err, method, path)
+		case !errors.As(err, &refused) || refused.status >= http.StatusBadGateway && refused.status <= http.StatusGatewayTimeout:
+			if tries--; err == nil || tries == 0 || !pause(ctx, time.Second/2+rand.N(time.Second)) {
+				return wrap(err, method, path)
+			}
 		case refused.status == http.StatusUnauthorized:
 			// Expired; a fresh token that is refused too ends in login's own error or in tooMany.
 			a.setToken("")
@@ -102,6 +111,11 @@ func wrap(err error, method, path string) error {
 }
 
 func (a *API) once(ctx context.Context, method, path, contentType, token string, body []byte, answer any) (time.Duration, error) {
+	if method == http.MethodGet {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, readTimeout)
+		defer cancel()
+	}
 	request, err := http.NewRequestWithContext(ctx, method, a.base+path, bytes.NewReader(body))
 	if err != nil {
 		return 0, err

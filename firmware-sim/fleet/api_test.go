@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -60,6 +61,36 @@ func TestAPI(t *testing.T) {
 		}()
 		if _, err := api.Devices(ctx); err == nil {
 			t.Error("no error")
+		}
+	})
+	t.Run("reading is tried again when the cloud does not answer or is unavailable", func(t *testing.T) {
+		var requests atomic.Int64
+		api := serveAPI(t, func(w http.ResponseWriter, _ *http.Request) {
+			switch requests.Add(1) {
+			case 1:
+				panic(http.ErrAbortHandler)
+			case 2:
+				w.WriteHeader(http.StatusServiceUnavailable)
+			default:
+				reply(w, map[string]any{"devices": []any{map[string]any{"device_id": "a", "online": true}}})
+			}
+		})
+		devices, err := api.Devices(t.Context())
+		if err != nil || !devices["a"].Online || requests.Load() != 3 {
+			t.Errorf("%v, %v after %d requests", devices, err, requests.Load())
+		}
+	})
+	t.Run("but not for ever, and a change is never repeated", func(t *testing.T) {
+		var requests atomic.Int64
+		api := serveAPI(t, func(http.ResponseWriter, *http.Request) {
+			requests.Add(1)
+			panic(http.ErrAbortHandler)
+		})
+		if _, err := api.Enrol(t.Context(), identities(1), func(int) {}); err == nil || requests.Load() != 1 {
+			t.Errorf("%v after %d imports", err, requests.Load())
+		}
+		if _, err := api.Devices(t.Context()); err == nil || requests.Load() > 1+10 { // the transport may repeat a GET once by itself
+			t.Errorf("%v after %d requests", err, requests.Load())
 		}
 	})
 	t.Run("a list that does not advance is an error", func(t *testing.T) {

@@ -101,10 +101,8 @@ func readLedger(path string) (map[string]ledgerEntry, int, error) {
 // crashCheck lets the devices report into a ledger while somebody kills and restarts the cloud, and finally asks
 // whether the registry has everything that was acknowledged.
 func crashCheck(ctx context.Context, f *Fleet) (Verdict, error) {
-	final, cancel := f.verdictContext(ctx)
-	defer cancel()
 	if f.Verify {
-		return f.verifyLedger(final)
+		return f.verifyLedger(ctx)
 	}
 	earlier, _, err := readLedger(f.Ledger)
 	if err != nil {
@@ -125,7 +123,7 @@ func crashCheck(ctx context.Context, f *Fleet) (Verdict, error) {
 	setDefault(&f.Duration, crashDefault)
 	f.during(ctx, f.Duration)
 	// Everybody back means that the cloud is up again and that its answer is worth asking for.
-	back, stopWaiting := context.WithTimeout(final, f.BackTime)
+	back, stopWaiting := context.WithTimeout(context.WithoutCancel(ctx), f.BackTime)
 	defer stopWaiting()
 	everybody := waitFor(back, func() bool { return f.live() == f.Devices })
 	f.stop()
@@ -138,11 +136,13 @@ func crashCheck(ctx context.Context, f *Fleet) (Verdict, error) {
 	if f.API == nil {
 		return Verdict{OK: true, Line: "acked messages missing from the registry: unknown (no --api to compare with)"}, nil
 	}
-	return f.verifyLedger(final)
+	return f.verifyLedger(ctx)
 }
 
 // verifyLedger compares the ledger with the registry. It asks until the registry can be read.
 func (f *Fleet) verifyLedger(ctx context.Context) (Verdict, error) {
+	ctx, cancel := f.verdictContext(ctx)
+	defer cancel()
 	entries, lines, err := readLedger(f.Ledger)
 	if err != nil {
 		return Verdict{}, err

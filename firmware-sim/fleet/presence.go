@@ -57,6 +57,8 @@ func (f *Fleet) presenceVerdict(ctx context.Context, expected func(i int) bool) 
 	if f.API == nil {
 		return Verdict{OK: true, Line: "wrong presence flags: unknown (no --api to compare with)"}
 	}
+	ctx, cancel := f.verdictContext(ctx)
+	defer cancel()
 	c := f.comparePresence(ctx, expected)
 	if c.err != nil {
 		return Verdict{Line: fmt.Sprintf("wrong presence flags: unknown, the registry cannot be read: %v", c.err)}
@@ -67,7 +69,8 @@ func (f *Fleet) presenceVerdict(ctx context.Context, expected func(i int) bool) 
 	return Verdict{OK: c.wrong == 0, Line: fmt.Sprintf("wrong presence flags: %d", c.wrong)}
 }
 
-// verdictContext is for the end of a run: it outlives the interrupt that asked for the end, but not for ever.
+// verdictContext is for a verdict, and made when that is due: it outlives the interrupt that asked for the end, but not
+// for ever.
 func (f *Fleet) verdictContext(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), 2*f.Settle+time.Minute)
 }

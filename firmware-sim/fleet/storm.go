@@ -13,8 +13,6 @@ const stormPause = time.Second
 // the registry after each wave.
 func storm(ctx context.Context, f *Fleet) (Verdict, error) {
 	f.start()
-	final, cancel := f.verdictContext(ctx)
-	defer cancel()
 	if !f.awaitUp(ctx) {
 		return Verdict{Line: fmt.Sprintf("wrong presence flags: unknown, only %d/%d devices came up", f.live(), f.Devices)}, nil
 	}
@@ -29,7 +27,7 @@ func storm(ctx context.Context, f *Fleet) (Verdict, error) {
 			return Verdict{Line: fmt.Sprintf("wrong presence flags: unknown, only %d/%d devices came back in wave %d", f.live(), f.Devices, wave)}, nil
 		}
 		f.note("wave %d: all %d back after %.2f s", wave, f.Devices, time.Since(start).Seconds())
-		verdict = f.presenceVerdict(final, func(i int) bool { return f.devices[i].Live() })
+		verdict = f.presenceVerdict(ctx, func(i int) bool { return f.devices[i].Live() })
 		if !verdict.OK {
 			break
 		}
@@ -44,8 +42,6 @@ const flakyDefault = 30 * time.Second
 func flaky(ctx context.Context, f *Fleet) (Verdict, error) {
 	f.start()
 	setDefault(&f.Duration, flakyDefault)
-	final, cancel := f.verdictContext(ctx)
-	defer cancel()
 	trouble, end := context.WithTimeout(ctx, f.Duration)
 	defer end()
 	f.group.Go(func() {
@@ -58,10 +54,10 @@ func flaky(ctx context.Context, f *Fleet) (Verdict, error) {
 	f.Display.Watch(trouble, f.counters)
 	f.faults.armed.Store(false)
 	f.note("connections cut: %d", f.faults.cuts.Load())
-	back, stopWaiting := context.WithTimeout(final, f.BackTime)
+	back, stopWaiting := context.WithTimeout(context.WithoutCancel(ctx), f.BackTime)
 	defer stopWaiting()
 	if !waitFor(back, func() bool { return f.live() == f.Devices }) {
 		return Verdict{Line: fmt.Sprintf("wrong presence flags: unknown, only %d/%d devices came back", f.live(), f.Devices)}, nil
 	}
-	return f.presenceVerdict(final, func(i int) bool { return f.devices[i].Live() }), nil
+	return f.presenceVerdict(ctx, func(i int) bool { return f.devices[i].Live() }), nil
 }

@@ -32,8 +32,6 @@ type contest struct {
 // connection before leaves in some way or stays. After each burst at most one may be live, and it must not be deaf. In
 // the end half of the ids leave, and the registry must know who stayed.
 func takeover(ctx context.Context, f *Fleet) (Verdict, error) {
-	final, cancel := f.verdictContext(ctx)
-	defer cancel()
 	if f.Duration > 0 {
 		var end context.CancelFunc
 		ctx, end = context.WithTimeout(ctx, f.Duration)
@@ -56,7 +54,7 @@ func takeover(ctx context.Context, f *Fleet) (Verdict, error) {
 			s.leave(farewell(f.devices[i].rng.IntN(int(farewells))))
 		}
 	}
-	verdict := f.presenceVerdict(final, func(i int) bool { return survivors[i] != nil && survivors[i].alive() })
+	verdict := f.presenceVerdict(ctx, func(i int) bool { return survivors[i] != nil && survivors[i].alive() })
 	return c.judge(verdict), nil
 }
 

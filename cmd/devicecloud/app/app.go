@@ -86,6 +86,10 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
+	staff, err := c.staffProvider()
+	if err != nil {
+		return nil, err
+	}
 
 	providers, err := c.providers(log)
 	if err != nil {
@@ -112,6 +116,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	a.accounts, err = account.New(a.db.Accounts(), a.registry, account.Options{
 		SigningKey: keys[0], MoreKeys: keys[1:], ReloadKeys: c.reloadSigningKeys(), NextID: regOptions.NextID, Dev: c.Dev,
 		AccessTTL: c.AccessTTL, Providers: providers, Mailer: mailer, LinkPage: c.linkPage(), Logger: log,
+		Sealer: regOptions.Sealer, StaffProvider: staff, StaffGroups: c.staffGroups(),
 	})
 	if err != nil {
 		return nil, errors.Join(err, a.Close())
@@ -130,8 +135,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
-			Requests: httpRate(c.HTTPRatePerAddress), Logins: httpRate(c.LimitLoginsPerAddress),
-			AppLink: c.AppLinkURL,
+			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
 		})
 	return a, nil
 }
@@ -222,6 +226,7 @@ func (a *App) drain(servers []*server) error {
 	began := time.Now()
 	a.draining.Store(true)
 	a.log.Info("shutting down")
+	a.registry.CloseFeed() // no stream holds up the end
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	err := a.broker.Shutdown(ctx)
 	cancel()

@@ -57,16 +57,23 @@ type Config struct {
 	OIDCAppleIssuer     string   `name:"oidc-apple-issuer" help:"another issuer in Apple's place, for tests"`
 	// Issuers are further issuers of ID tokens, by the name of the provider; see
 	// [Sources.Complete].
-	Issuers          map[string]Issuer `kong:"-"`
-	WeChatAppID      string            `name:"wechat-appid" help:"AppID of our mini program; empty: no login by WeChat"`
-	WeChatSecret     Secret            `name:"wechat-secret" help:"its AppSecret"`
-	WeChatSecretFile string            `name:"wechat-secret-file" help:"file that holds WECHAT_SECRET"`
-	WeChatBaseURL    string            `name:"wechat-base-url" default:"https://api.weixin.qq.com" help:"where WeChat answers, for tests"`
-	SMTPURL          Secret            `name:"smtp-url" help:"smtp://user:password@host:587 or smtps://...:465; empty: no mailed links, in dev mode files in DATA_DIR/outbox"`
-	SMTPURLFile      string            `name:"smtp-url-file" help:"file that holds SMTP_URL"`
-	MailFrom         string            `name:"mail-from" help:"sender of mails"`
-	PublicURL        string            `name:"public-url" help:"where people reach this server, https"`
-	AppLinkURL       string            `name:"app-link-url" default:"devicecloud://auth/magic" help:"opens the app with a mailed link"`
+	Issuers                   map[string]Issuer `kong:"-"`
+	WeChatAppID               string            `name:"wechat-appid" help:"AppID of our mini program; empty: no login by WeChat"`
+	WeChatSecret              Secret            `name:"wechat-secret" help:"its AppSecret"`
+	WeChatSecretFile          string            `name:"wechat-secret-file" help:"file that holds WECHAT_SECRET"`
+	WeChatBaseURL             string            `name:"wechat-base-url" default:"https://api.weixin.qq.com" help:"where WeChat answers, for tests"`
+	SMTPURL                   Secret            `name:"smtp-url" help:"smtp://user:password@host:587 or smtps://...:465; empty: no mailed links, in dev mode files in DATA_DIR/outbox"`
+	SMTPURLFile               string            `name:"smtp-url-file" help:"file that holds SMTP_URL"`
+	MailFrom                  string            `name:"mail-from" help:"sender of mails"`
+	PublicURL                 string            `name:"public-url" help:"where people reach this server, https"`
+	AppLinkURL                string            `name:"app-link-url" default:"devicecloud://auth/magic" help:"opens the app with a mailed link"`
+	AdminOIDCIssuer           string            `name:"admin-oidc-issuer" help:"OpenID issuer through which staff may sign in; empty: by password alone"`
+	AdminOIDCClientID         string            `name:"admin-oidc-client-id" help:"our client id there"`
+	AdminOIDCClientSecret     Secret            `name:"admin-oidc-client-secret" help:"our client secret there; empty: a public client"`
+	AdminOIDCClientSecretFile string            `name:"admin-oidc-client-secret-file" help:"file that holds ADMIN_OIDC_CLIENT_SECRET"`
+	AdminOIDCGroupsClaim      string            `name:"admin-oidc-groups-claim" default:"groups" help:"claim of the ID token that lists a member's groups"`
+	AdminOIDCAdminGroup       string            `name:"admin-oidc-admin-group" help:"whose members are administrators"`
+	AdminOIDCSupportGroup     string            `name:"admin-oidc-support-group" help:"whose members are support staff"`
 
 	LimitConnectsPerDevice  Rate `name:"limit-connects-per-device" default:"6/m:20" dev:"0" help:"MQTT connections of one device"`
 	LimitStatePerDevice     Rate `name:"limit-state-per-device" default:"1/s:10" dev:"0" help:"state messages of one device"`
@@ -74,7 +81,12 @@ type Config struct {
 	LimitTargetsPerDevice   Rate `name:"limit-targets-per-device" default:"15/s" dev:"0" help:"messages of one device on targets/stream"`
 	LimitOTAStatusPerUpdate int  `name:"limit-ota-status-per-update" default:"10" dev:"0" help:"progress reports of one update"`
 	LimitLoginsPerAddress   Rate `name:"limit-logins-per-address" default:"20/m:20" dev:"0" help:"logins from one address"`
+	LimitLoginsPerInstall   Rate `name:"limit-logins-per-install" default:"10/m:10" dev:"0" help:"logins of one installation of an app"`
+	LimitLinksPerEmail      Rate `name:"limit-magic-links-per-email" default:"5/h:5" dev:"0" help:"login links mailed to one address"`
+	LimitLinksPerAddress    Rate `name:"limit-magic-links-per-address" default:"20/h:20" dev:"0" help:"login links that one address asks for"`
+	LimitChangesPerDevice   Rate `name:"limit-changes-per-device" default:"20/m:20" dev:"0" help:"changes of one device over HTTP"`
 	HTTPRatePerAddress      Rate `name:"http-rate-per-address" default:"50/s:200" dev:"0" help:"HTTP requests from one address"`
+	HTTPRatePerUser         Rate `name:"http-rate-per-user" default:"20/s:100" dev:"0" help:"HTTP requests of one person, member of staff or service account"`
 	MQTTAcceptRate          Rate `name:"mqtt-accept-rate" default:"2000/s:200" dev:"0" help:"MQTT connections accepted in all"`
 	MQTTMaxConnections      int  `name:"mqtt-max-connections" default:"100000" dev:"0" help:"MQTT connections at once"`
 	MQTTMaxPerAddress       int  `name:"mqtt-max-connections-per-address" default:"200" dev:"0" help:"MQTT connections at once from one address"`

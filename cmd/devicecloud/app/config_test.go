@@ -92,6 +92,16 @@ func TestDevModeTurnsLimitsOff(t *testing.T) {
 	if want := (app.Rate{Count: 3, Per: time.Second, Burst: 7}); c.HTTPRatePerAddress != want {
 		t.Errorf("a limit that was asked for is %v, want %v", c.HTTPRatePerAddress, want)
 	}
+	for _, s := range c.Settings() {
+		limit := strings.HasPrefix(s.Name, "LIMIT_") || strings.Contains(s.Name, "_RATE") || strings.HasPrefix(s.Name, "MQTT_MAX_")
+		if limit && (s.DevDefault != "0" || s.Default == "0" || s.Name != "HTTP_RATE_PER_ADDRESS" && s.Value != "0") {
+			t.Errorf("%s has the default %q, in dev mode %q, and is %s", s.Name, s.Default, s.DevDefault, s.Value)
+		}
+	}
+	c, err = load(t, nil, map[string]string{"LIMIT_MAGIC_LINKS_PER_EMAIL": "7/h:3"}, "")
+	if want := (app.Rate{Count: 7, Per: time.Hour, Burst: 3}); err != nil || c.LimitLinksPerEmail != want {
+		t.Errorf("links to an e-mail: %v, %v", c.LimitLinksPerEmail, err)
+	}
 	if c, err = load(t, nil, nil, ""); err != nil || c.LimitStatePerDevice.Count != 1 || c.MQTTAddr != "" {
 		t.Errorf("outside dev: %+v, %v", c, err)
 	}
@@ -234,7 +244,7 @@ func TestPrepareRefusesWhatMustNotBeServed(t *testing.T) {
 		{"a short encryption key", func(c *app.Config) { c.SecretEncryptionKey = "c2hvcnQ=" }, "SECRET_ENCRYPTION_KEY must be 32 bytes"},
 		{"an encryption key of zeros", func(c *app.Config) {
 			c.SecretEncryptionKey = app.Secret(base64.StdEncoding.EncodeToString(make([]byte, 32)))
-		}, "one byte repeated"},
+		}, "SECRET_ENCRYPTION_KEY is one byte"},
 		{"a wildcard as topic root", func(c *app.Config) { c.TopicRoot = "a/#" }, "TOPIC_ROOT"},
 		{"an unknown database", func(c *app.Config) { c.DatabaseURL = "mysql://user:hunter2@host/db" }, "DATABASE_URL must start with"},
 		{"a proxy that is no address", func(c *app.Config) { c.TrustedProxies = []string{"proxy"} }, "TRUSTED_PROXIES"},
@@ -256,13 +266,13 @@ func TestPrepareRefusesWhatMustNotBeServed(t *testing.T) {
 		{"a further issuer with a name that is taken", func(c *app.Config) {
 			c.Issuers = map[string]app.Issuer{"dev": {URL: "https://issuer.example", ClientIDs: []string{"ios"}}}
 		}, "the name dev is taken"},
-		{"WeChat", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "0123456789abcdef0123456789abcdef" }, ""},
+		{"WeChat", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "5f2c9e7a41d86b03e7c1a95d2f4b8063" }, ""},
 		{"WeChat without its secret", func(c *app.Config) { c.WeChatAppID = "wx1" }, "WECHAT_SECRET"},
-		{"WeChat with a short secret", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "hunter2" }, "WECHAT_SECRET is not an AppSecret"},
-		{"WeChat with a secret of zeros", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "00000000000000000000000000000000" }, "WECHAT_SECRET is not an AppSecret"},
+		{"WeChat with a short secret", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "hunter2" }, "WECHAT_SECRET is shorter"},
+		{"WeChat with a secret of zeros", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "00000000000000000000000000000000" }, "WECHAT_SECRET is one character"},
 		{"WeChat in the clear", func(c *app.Config) { c.WeChatBaseURL = "http://api.example" }, "WECHAT_BASE_URL"},
 		{"mail", func(c *app.Config) {
-			c.SMTPURL, c.MailFrom, c.PublicURL = "smtp://u:hunter2@mail.example.com", "Devices <no-reply@example.com>", "https://cloud.example.com"
+			c.SMTPURL, c.MailFrom, c.PublicURL = "smtp://u:kT9xq2vB7m@mail.example.com", "Devices <no-reply@example.com>", "https://cloud.example.com"
 		}, ""},
 		{"mail without a sender", func(c *app.Config) { c.SMTPURL, c.PublicURL = "smtp://localhost", "https://cloud.example.com" }, "MAIL_FROM is required"},
 		{"mail without a public URL", func(c *app.Config) { c.SMTPURL, c.MailFrom = "smtp://localhost", "a@example.com" }, "PUBLIC_URL is required"},
@@ -336,8 +346,8 @@ func TestSecretsRedactThemselves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{fmt.Sprintf("%v %+v %#v %s %q", c, c, c, c.AdminPassword, c.AdminPassword), string(marshalled), fmt.Sprint(c.Settings())} {
-		if strings.Contains(text, "hunter2") || strings.Contains(text, "PRIVATE KEY") {
+	for _, text := range []string{fmt.Sprintf("%v %+v %#v %s %q %d %x %b", c, c, c, c.AdminPassword, c.AdminPassword, c.AdminPassword, c.AdminPassword, c.AdminPassword), string(marshalled), fmt.Sprint(c.Settings())} {
+		if strings.Contains(text, "hunter2") || strings.Contains(text, fmt.Sprintf("%x", "hunter2")) || strings.Contains(text, "PRIVATE KEY") {
 			t.Errorf("a secret in %s", text)
 		}
 	}

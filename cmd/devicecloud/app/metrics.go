@@ -38,6 +38,7 @@ func newRegistryCollector(c *registry.Counters) *registryCollector {
 		{"registry_claims_total", "Devices that got an owner.", &c.Claims, 1},
 		{"registry_self_enrolled_total", "Devices that enrolled themselves.", &c.SelfEnrolled, 1},
 		{"registry_presence_corrections_total", "Wrong presence that the sweep corrected; the goal is 0.", &c.PresenceCorrections, 1},
+		{"registry_stream_events_dropped_total", "Changes that event streams did not get because their clients read too slowly.", &c.FeedDropped, 1},
 	} {
 		all = append(all, counter{prometheus.NewDesc(row.name, row.help, nil, nil), row.value, row.scale})
 	}

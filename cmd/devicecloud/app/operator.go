@@ -39,7 +39,7 @@ func OpenOperator(ctx context.Context, c Config, log *slog.Logger) (*Operator, e
 		reg.Close()
 		return nil, closeAll(err, db.Close)
 	}
-	accounts, err := account.New(db.Accounts(), reg, account.Options{SigningKey: key, NextID: options.NextID, Logger: log})
+	accounts, err := account.New(db.Accounts(), reg, account.Options{SigningKey: key, NextID: options.NextID, Sealer: options.Sealer, Logger: log})
 	if err != nil {
 		reg.Close()
 		return nil, closeAll(err, db.Close)
@@ -50,6 +50,26 @@ func OpenOperator(ctx context.Context, c Config, log *slog.Logger) (*Operator, e
 // CreateAdmin makes a member of staff; errors as account.Service.CreateAdmin.
 func (o *Operator) CreateAdmin(ctx context.Context, email, password string, role account.AdminRole) (account.Admin, error) {
 	return o.accounts.CreateAdmin(ctx, email, password, role)
+}
+
+// SetPassword gives a member of staff another password, and ends their sessions;
+// errors as account.Service.SetPassword.
+func (o *Operator) SetPassword(ctx context.Context, a registry.Actor, email, password string) (account.Admin, error) {
+	m, err := o.accounts.StaffByEmail(ctx, a, email)
+	if err == nil {
+		err = o.accounts.SetPassword(ctx, a, m.ID, password)
+	}
+	return m, err
+}
+
+// ResetTOTP takes the authenticator from a member of staff who has lost it; errors as
+// account.Service.ResetTOTP.
+func (o *Operator) ResetTOTP(ctx context.Context, a registry.Actor, email string) (account.Admin, error) {
+	m, err := o.accounts.StaffByEmail(ctx, a, email)
+	if err == nil {
+		err = o.accounts.ResetTOTP(ctx, a, m.ID)
+	}
+	return m, err
 }
 
 // Backup writes a consistent copy of a SQLite database to a file that must not
@@ -70,6 +90,7 @@ var _ registry.Courier = nobodyConnected{}
 
 func (nobodyConnected) Deliver(string, topic.Kind, []byte) error { return registry.ErrOffline }
 func (nobodyConnected) Announce(string, topic.Kind, []byte)      {}
+func (nobodyConnected) Watched() bool                            { return false }
 func (nobodyConnected) Disconnect(string, registry.Reason) bool  { return false }
 func (nobodyConnected) ExpireSession(string, int64, time.Time)   {}
 func (nobodyConnected) AccessChanged(string)                     {}

@@ -79,7 +79,18 @@ func (c *Config) deviceLimits() hooks.Limits {
 	}
 }
 
-func httpRate(r Rate) httpapi.Rate { return httpapi.Rate{PerSecond: r.PerSecond(), Burst: r.Burst} }
+func (c *Config) httpLimits() httpapi.Limits {
+	rate := func(r Rate) httpapi.Rate { return httpapi.Rate{PerSecond: r.PerSecond(), Burst: r.Burst} }
+	return httpapi.Limits{
+		RequestsPerAddress:   rate(c.HTTPRatePerAddress),
+		RequestsPerUser:      rate(c.HTTPRatePerUser),
+		LoginsPerAddress:     rate(c.LimitLoginsPerAddress),
+		LoginsPerInstall:     rate(c.LimitLoginsPerInstall),
+		MagicLinksPerEmail:   rate(c.LimitLinksPerEmail),
+		MagicLinksPerAddress: rate(c.LimitLinksPerAddress),
+		ChangesPerDevice:     rate(c.LimitChangesPerDevice),
+	}
+}
 
 // closeAll gives back what was opened, last first, and joins the errors.
 func closeAll(err error, closers ...func() error) error {

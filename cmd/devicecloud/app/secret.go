@@ -21,8 +21,8 @@ func (s Secret) String() string {
 	return redacted
 }
 
-// GoString redacts.
-func (s Secret) GoString() string { return s.String() }
+// Format redacts, for every verb; a String method alone would not for %d.
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = f.Write([]byte(s.String())) }
 
 // LogValue redacts.
 func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
@@ -47,6 +47,7 @@ func (c *Config) readSecrets() error {
 		{"SECRET_ENCRYPTION_KEY", &c.SecretEncryptionKey, c.SecretEncryptionKeyFile},
 		{"WECHAT_SECRET", &c.WeChatSecret, c.WeChatSecretFile},
 		{"SMTP_URL", &c.SMTPURL, c.SMTPURLFile},
+		{"ADMIN_OIDC_CLIENT_SECRET", &c.AdminOIDCClientSecret, c.AdminOIDCClientSecretFile},
 	} {
 		if s.file == "" {
 			continue

@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bytes"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -14,9 +13,6 @@ import (
 	"github.com/opticworks/devicecloud/account"
 	"github.com/opticworks/devicecloud/topic"
 )
-
-// minAdminPassword is in bytes.
-const minAdminPassword = 12
 
 // Prepare reads the NAME_FILE secrets, fills in what follows from other settings,
 // and refuses what must not be served: all that is wrong, in one error.
@@ -31,6 +27,7 @@ func (c *Config) Prepare() error {
 		c.checkNumbers(),
 		c.checkIdentity(),
 		errorOf(c.trustedProxies()),
+		errorOf(c.staffProvider()),
 	)
 }
 
@@ -131,30 +128,38 @@ func (c *Config) checkSecrets() error {
 		wrong = append(wrong, errors.New("ADMIN_EMAIL and ADMIN_PASSWORD belong together: one of them is empty"))
 	}
 	if c.AdminPassword != "" {
-		if err := checkPassword(c.AdminPassword.Reveal()); err != nil {
+		if err := weakText(c.AdminPassword.Reveal(), minAdminPassword); err != nil {
 			wrong = append(wrong, fmt.Errorf("ADMIN_PASSWORD %w", err))
 		}
+	}
+	if !c.Dev {
+		wrong = append(wrong, c.checkStrength())
 	}
 	return errors.Join(wrong...)
 }
 
-// checkPassword refuses what is guessed first. The words are those of sample
-// configurations.
-func checkPassword(p string) error {
-	if len(p) < minAdminPassword {
-		return fmt.Errorf("is shorter than %d characters", minAdminPassword)
-	}
-	low := strings.ToLower(p)
-	for _, word := range []string{"changeme", "change-me", "change_me", "password", "administrator", "123456789", "qwertyuiop", "secretsecret"} {
-		rest := strings.ReplaceAll(low, word, "")
-		if len(rest) <= 4 {
-			return errors.New("is one of the passwords that are tried first")
+// checkStrength refuses secrets that are there and would be guessed. Outside of dev
+// mode only: on a loopback address a sample's secret harms nobody.
+func (c *Config) checkStrength() error {
+	var wrong []error
+	for _, s := range []struct {
+		name   string
+		secret Secret
+		weak   func(string) error
+	}{
+		{"DATABASE_URL", c.DatabaseURL, weakURL},
+		{"SMTP_URL", c.SMTPURL, weakURL},
+		{"WECHAT_SECRET", c.WeChatSecret, func(s string) error { return weakText(s, minWeChatSecret) }},
+		{"ADMIN_OIDC_CLIENT_SECRET", c.AdminOIDCClientSecret, func(s string) error { return weakText(s, minSharedSecret) }},
+	} {
+		if s.secret == "" {
+			continue
+		}
+		if err := s.weak(s.secret.Reveal()); err != nil {
+			wrong = append(wrong, fmt.Errorf("%s %w", s.name, err))
 		}
 	}
-	if strings.Count(p, p[:1]) == len(p) {
-		return errors.New("is one character repeated")
-	}
-	return nil
+	return errors.Join(wrong...)
 }
 
 func (c *Config) checkNumbers() error {
@@ -214,8 +219,8 @@ func (c *Config) encryptionKey() ([]byte, error) {
 	if err != nil || len(key) != 32 {
 		return nil, errors.New("SECRET_ENCRYPTION_KEY must be 32 bytes in base64, for example from `openssl rand -base64 32`")
 	}
-	if bytes.Count(key, key[:1]) == len(key) {
-		return nil, errors.New("SECRET_ENCRYPTION_KEY is one byte repeated: make a random one")
+	if err := weakKey(key); err != nil {
+		return nil, fmt.Errorf("SECRET_ENCRYPTION_KEY %w", err)
 	}
 	return key, nil
 }
@@ -227,14 +232,21 @@ func (c *Config) signingKeys() ([]account.SigningKey, error) {
 	if c.TokenSigningKey == "" && c.Dev {
 		return account.LoadOrCreateSigningKeys(filepath.Join(c.DataDir, signingKeyFile))
 	}
-	return parseSigningKeys(c.TokenSigningKey.Reveal())
+	return c.parseSigningKeys(c.TokenSigningKey.Reveal())
 }
 
 // signingKeyFile is the name of the key file of dev mode, in DATA_DIR.
 const signingKeyFile = "token-signing-key.pem"
 
-func parseSigningKeys(text string) ([]account.SigningKey, error) {
-	return account.ParseSigningKeys([]byte(strings.ReplaceAll(text, `\n`, "\n")))
+// parseSigningKeys refuses keys that others have, or can guess, outside of dev mode.
+func (c *Config) parseSigningKeys(text string) ([]account.SigningKey, error) {
+	text = strings.ReplaceAll(text, `\n`, "\n")
+	if !c.Dev {
+		if err := weakSigningKey(text); err != nil {
+			return nil, fmt.Errorf("a key %w", err)
+		}
+	}
+	return account.ParseSigningKeys([]byte(text))
 }
 
 // reloadSigningKeys reads the file that the signing keys are in anew; nil when they
@@ -252,6 +264,6 @@ func (c *Config) reloadSigningKeys() func() ([]account.SigningKey, error) {
 		if err != nil {
 			return nil, err
 		}
-		return parseSigningKeys(string(text))
+		return c.parseSigningKeys(string(text))
 	}
 }

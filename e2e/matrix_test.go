@@ -1,0 +1,375 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// cast is who asks, in the order of the columns of the matrix: nobody; people who are
+// nothing, a viewer, a shared admin and the owner of the house; staff.
+var cast = []string{"anonymous", "stranger", "viewer", "shared", "owner", "support", "admin"}
+
+// rule is one row of the matrix: what a route answers to each of the cast about the
+// house, or about what exists.
+//
+//	ok     2xx
+//	401    401 invalid_token
+//	404    404, with the code of what the path names
+//	role   403 insufficient_role
+//	scope  403 insufficient_scope
+//	418    that status, whatever the code
+//
+// What they are answered about anything else follows, see [rule.expect].
+type rule struct {
+	route  string
+	want   string
+	body   string // that is taken; "csv:" and "form:" before it say that it is no JSON. $MAC and the like: see [stage.fill]
+	absent string // what staff are answered about what does not exist, where it does not follow
+}
+
+// matrix is who may do what. [seed 003 9.1] [contracts, decisions 6 and 15, C.5]
+var matrix = []rule{
+	//                                             anonymous stranger viewer shared owner support admin
+	{route: "GET /livez", want: "                         ok      ok     ok     ok     ok     ok     ok"},
+	{route: "GET /readyz", want: "                        ok      ok     ok     ok     ok     ok     ok"},
+	{route: "GET /openapi.yaml", want: "                  ok      ok     ok     ok     ok     ok     ok"},
+	{route: "GET /asyncapi.yaml", want: "                 ok      ok     ok     ok     ok     ok     ok"},
+	{route: "GET /.well-known/jwks.json", want: "         ok      ok     ok     ok     ok     ok     ok"},
+	{route: "GET /mqtt", want: "                          400     400    400    400    400    400    400"}, // no upgrade is asked for
+
+	{route: "POST /api/auth/app-token", want: "           ok      ok     ok     ok     ok     ok     ok", body: `{"provider":"dev","id_token":"$NEW@example.com"}`},
+	{route: "POST /admin/auth/login", want: "             ok      ok     ok     ok     ok     ok     ok", body: `{"email":"` + adminEmail + `","password":"` + adminPassword + `"}`},
+	{route: "DELETE /api/auth/app-token", want: "         401     ok     ok     ok     ok     ok     ok"},
+	{route: "POST /api/auth/refresh", want: "             ok      ok     ok     ok     ok     ok     ok", body: `{"refresh_token":"$REFRESH"}`},
+	{route: "POST /api/auth/logout", want: "              401     ok     ok     ok     ok     ok     ok", body: `{"all":true}`},
+	{route: "GET /api/me", want: "                        401     ok     ok     ok     ok     ok     ok"},
+	{route: "DELETE /api/me", want: "                     401     ok     ok     ok     ok     role   role"},
+	{route: "GET /api/me/sessions", want: "               401     ok     ok     ok     ok     ok     ok"},
+	{route: "DELETE /api/me/sessions", want: "            401     ok     ok     ok     ok     ok     ok"},
+	{route: "DELETE /api/me/sessions/{sid}", want: "      401     ok     ok     ok     ok     ok     ok"},
+	{route: "POST /api/me/identities", want: "            401     ok     ok     ok     ok     role   role", body: `{"provider":"dev","id_token":"$NEW@example.com"}`},
+	{route: "DELETE /api/me/identities/{provider}", want: "401    ok     ok     ok     ok     role   role"},
+
+	{route: "GET /api/devices", want: "                   401     ok     ok     ok     ok     ok     ok"},
+	{route: "GET /api/devices/{id}", want: "              401     404    ok     ok     ok     ok     ok"},
+	{route: "PATCH /api/devices/{id}", want: "            401     404    role   ok     ok     role   ok", body: `{"name":"Kitchen"}`},
+	{route: "DELETE /api/devices/{id}", want: "           401     404    ok     ok     ok     role   ok"},
+	{route: "GET /api/devices/{id}/connections", want: "  401     404    ok     ok     ok     ok     ok"},
+	{route: "GET /api/devices/{id}/events", want: "       401     404    ok     ok     ok     ok     ok"},
+
+	{route: "POST /admin/enroll", want: "                 401     role   role   role   role   role   ok", body: `{"mac_address":"$MAC","device_secret_hash":"$HASH"}`},
+	{route: "POST /admin/devices/import", want: "         401     role   role   role   role   role   ok", body: "csv:mac_address,device_secret_hash\n$MAC,$HASH\n"},
+	{route: "POST /admin/orders", want: "                 401     role   role   role   role   role   ok", body: `{"order_id":"$NEW","user_email":"$NEW@example.com","device_mac":"$MAC"}`},
+	{route: "POST /admin/orders/import", want: "          401     role   role   role   role   role   ok", body: "csv:order_id,user_email,device_mac\n$NEW,$NEW@example.com,$MAC\n"},
+
+	{route: "GET /admin/devices", want: "                 401     role   role   role   role   ok     ok"},
+	{route: "GET /admin/devices/{id}", want: "            401     role   role   role   role   ok     ok"},
+	{route: "DELETE /admin/devices/{id}", want: "         401     role   role   role   role   role   ok"},
+	{route: "GET /admin/devices/{id}/audit", want: "      401     role   role   role   role   ok     ok", absent: "ok"}, // a trail outlives its device
+	{route: "GET /admin/devices/{id}/connections", want: "401     role   role   role   role   ok     ok"},
+	{route: "POST /admin/devices/{id}/disable", want: "   401     role   role   role   role   ok     ok"},
+	{route: "POST /admin/devices/{id}/enable", want: "    401     role   role   role   role   ok     ok"},
+	{route: "POST /admin/devices/{id}/disconnect", want: "401     role   role   role   role   ok     ok"},
+	{route: "POST /admin/devices/{id}/credentials", want: "401    role   role   role   role   role   ok", body: `{"kind":"secret","secret_hash":"$HASH"}`},
+	{route: "GET /admin/audit", want: "                   401     role   role   role   role   role   ok"},
+	{route: "GET /admin/stats", want: "                   401     role   role   role   role   role   ok"},
+}
+
+// noun is what a path variable names.
+type noun struct {
+	targets  []string // what there is of it, from where the asker stands
+	notFound string   // the code of an absent one
+	// value is what the variable stands for.
+	value func(s *stage, t *testing.T, actor, target string) string
+}
+
+// aDevice are the targets of a path that names a device, and mine of one that names
+// what people have of their own.
+var (
+	aDevice = []string{"own", "shared", "foreign", "absent"}
+	mine    = []string{"own", "foreign", "absent"}
+)
+
+// nouns are the nouns by the path up to the variable.
+var nouns = map[string]noun{
+	"/api/devices/":       {aDevice, "device_not_found", deviceOf},
+	"/admin/devices/":     {aDevice, "device_not_found", deviceOf},
+	"/api/me/sessions/":   {mine, "session_not_found", sessionOf},
+	"/api/me/identities/": {mine, "identity_not_found", identityOf},
+}
+
+// nounOf is the noun that a path names, if it has a variable.
+func nounOf(t *testing.T, path string) (noun, bool) {
+	t.Helper()
+	before, _, ok := strings.Cut(path, "{")
+	if !ok {
+		return noun{targets: []string{"it"}}, false
+	}
+	n, known := nouns[before]
+	if !known {
+		t.Fatalf("nobody knows what the variable of %s names: add it to nouns", path)
+	}
+	return n, true
+}
+
+// device is the device that a target is to one of the cast.
+func (s *stage) device(actor, target string) Device {
+	switch {
+	case target == "own" && slices.Contains(persons, actor):
+		return s.own[actor]
+	case target == "foreign":
+		return s.own["other"]
+	case target == "absent":
+		return s.none
+	}
+	return s.house // staff and strangers to us own nothing
+}
+
+func deviceOf(s *stage, _ *testing.T, actor, target string) string { return s.device(actor, target).ID }
+
+// sessionOf is a session beside the one that asks, somebody else's, or none.
+func sessionOf(s *stage, t *testing.T, actor, target string) string {
+	switch {
+	case target == "absent" || actor == "anonymous":
+		return "01a20234-6e85-7aaf-98b6-af4a4d15cedb"
+	case target == "foreign":
+		return claimOf(t, s.token(t, "other"), "sid")
+	case slices.Contains(persons, actor):
+		return claimOf(t, s.For(t).UserToken(s.users[actor].Email).Token, "sid")
+	}
+	return claimOf(t, s.staffLogin(t, s.staff[actor].Email, adminPassword).Token, "sid")
+}
+
+// identityOf is a way in that everybody of a stage has beside their first, that
+// somebody else has, or that nobody has.
+func identityOf(_ *stage, _ *testing.T, _, target string) string {
+	return map[string]string{"own": secondProvider, "foreign": othersProvider, "absent": "apple"}[target]
+}
+
+// verdict is an expected answer.
+type verdict struct {
+	status int // 200 is any 2xx
+	code   string
+}
+
+func (v verdict) allowed() bool { return v.status == http.StatusOK }
+
+func (v verdict) String() string {
+	if v.allowed() {
+		return "2xx"
+	}
+	return fmt.Sprintf("%d %s", v.status, v.code)
+}
+
+// read is the verdict that a cell of the table spells.
+func (r rule) read(t *testing.T, cell string, n noun) verdict {
+	t.Helper()
+	switch cell {
+	case "ok":
+		return verdict{status: http.StatusOK}
+	case "401":
+		return verdict{http.StatusUnauthorized, "invalid_token"}
+	case "404":
+		return verdict{http.StatusNotFound, n.notFound}
+	case "role":
+		return verdict{http.StatusForbidden, "insufficient_role"}
+	case "scope":
+		return verdict{http.StatusForbidden, "insufficient_scope"}
+	}
+	status, err := strconv.Atoi(cell)
+	if err != nil {
+		t.Fatalf("%s: %q is no verdict", r.route, cell)
+	}
+	return verdict{status: status}
+}
+
+// expect is what the route answers to one of the cast about a target. A person is the
+// owner of a device that they own, and a stranger to what is foreign or absent. To
+// staff every device is alike, and what is absent is not found where they would have
+// been let in; under /api/ they learn that first.
+func (r rule) expect(t *testing.T, actor, target string, n noun) verdict {
+	t.Helper()
+	cells := strings.Fields(r.want)
+	if len(cells) != len(cast) {
+		t.Fatalf("the row of %s has %d columns, the cast %d", r.route, len(cells), len(cast))
+	}
+	cell := cells[slices.Index(cast, actor)]
+	elsewhere := target == "absent" || target == "foreign" && !slices.Contains(n.targets, "shared")
+	if slices.Contains(n.targets, "shared") && slices.Contains(persons, actor) {
+		switch target {
+		case "own":
+			cell = cells[slices.Index(cast, "owner")]
+		case "foreign", "absent":
+			cell = cells[slices.Index(cast, "stranger")]
+		}
+		elsewhere = false
+	}
+	switch {
+	case !elsewhere || actor == "anonymous":
+		return r.read(t, cell, n)
+	case r.absent != "" && cell == "ok":
+		return r.read(t, r.absent, n)
+	case cell == "ok" || slices.Contains(n.targets, "shared") && strings.Contains(r.route, " /api/"):
+		return r.read(t, "404", n)
+	}
+	return r.read(t, cell, n)
+}
+
+// fill puts values into a body that nobody has used yet, and says of what media type
+// it is.
+func (s *stage) fill(t *testing.T, body string) (text, contentType string) {
+	t.Helper()
+	s.bodies++
+	if strings.Contains(body, "$REFRESH") {
+		body = strings.ReplaceAll(body, "$REFRESH", s.login(t, s.users["stranger"].Email)["refresh_token"].(string))
+	}
+	d := NewDevice()
+	hash := strings.TrimSuffix(strings.TrimPrefix(line(d), d.MAC+","), "\n")
+	body = strings.NewReplacer("$MAC", d.MAC, "$NEW", fmt.Sprintf("new-%d", s.bodies), "$HASH", hash).Replace(body)
+	if rest, ok := strings.CutPrefix(body, "csv:"); ok {
+		return rest, "text/csv"
+	}
+	if rest, ok := strings.CutPrefix(body, "form:"); ok {
+		return rest, "application/x-www-form-urlencoded"
+	}
+	return body, ""
+}
+
+// ask sends what the rule is about, as one of the cast, about a target.
+// want says whether the database is to be held against what it was.
+func (s *stage) ask(t *testing.T, r rule, path, actor, target string, want verdict) reply {
+	t.Helper()
+	method, _, _ := strings.Cut(r.route, " ")
+	n, named := nounOf(t, strings.Replace(path, "/api/v1/", "/api/", 1))
+	if named {
+		before, rest, _ := strings.Cut(path, "{")
+		_, after, _ := strings.Cut(rest, "}")
+		path = before + n.value(s, t, actor, target) + after
+	}
+	token := s.token(t, actor)
+	body, contentType := s.fill(t, r.body)
+	if !want.allowed() {
+		s.records.mark(t)
+	}
+	return s.exchange(t, request{method, path, token, contentType, body})
+}
+
+// check holds an answer against the verdict, and, where it is a refusal, the database
+// against what it was before.
+func (s *stage) check(t *testing.T, got reply, want verdict, actor, target string) {
+	t.Helper()
+	var problem struct {
+		Error     string `json:"error"`
+		RequestID string `json:"request_id"`
+	}
+	right := want.allowed() && got.status/100 == 2 || got.status == want.status
+	if !want.allowed() && want.code != "" {
+		if err := json.Unmarshal([]byte(got.body), &problem); err != nil || problem.Error != want.code || problem.RequestID != got.header.Get("X-Request-Id") {
+			right = false
+		}
+	}
+	if !right {
+		t.Errorf("%s on %s: got %d %s, want %s", actor, target, got.status, got.body, want)
+	}
+	if !want.allowed() {
+		for _, change := range s.records.changes(t) {
+			t.Errorf("%s on %s: the refusal changed the database: %s", actor, target, change)
+		}
+	}
+}
+
+// sameButForTheRequest compares two answers byte by byte, but for what names the
+// request.
+func sameButForTheRequest(a, b reply) string {
+	for _, r := range []*reply{&a, &b} {
+		r.body = strings.ReplaceAll(r.body, r.header.Get("X-Request-Id"), "REQUEST")
+		r.header = maps.Clone(r.header)
+		r.header.Del("X-Request-Id")
+		r.header.Del("Date")
+	}
+	return cmp.Diff([]any{a.status, a.header, a.body}, []any{b.status, b.header, b.body})
+}
+
+// TestEveryRouteAnswersByTheMatrix asks every route of the running program as each of
+// the cast about each target. A route without a row fails it, and a row without a
+// route. Whoever may do a thing has it done; whoever may not gets the exact refusal,
+// and the database stays as it was; what is foreign looks as if it were absent.
+func TestEveryRouteAnswersByTheMatrix(t *testing.T) {
+	th := openTheatre(t)
+	served := th.routes(t)
+	rows := map[string]rule{}
+	for _, r := range matrix {
+		if _, twice := rows[r.route]; twice {
+			t.Errorf("%s has two rows", r.route)
+		}
+		rows[r.route] = r
+		if !slices.Contains(served, r.route) && !slices.Contains(served, strings.Replace(r.route, " /api/", " /api/v1/", 1)) {
+			t.Errorf("there is no route %s", r.route)
+		}
+	}
+	common := th.build(t)
+	cells := 0
+	for _, route := range served {
+		canonical := strings.Replace(route, " /api/v1/", " /api/", 1)
+		r, ok := rows[canonical]
+		if !ok {
+			t.Errorf("%s has no row in the matrix", route)
+			continue
+		}
+		t.Run(route, func(t *testing.T) { cells += th.play(t, r, route, common) })
+	}
+	t.Logf("%d routes, %d cells, %d stages", len(served), cells, th.stages)
+	if cells < 10*len(served) {
+		t.Errorf("only %d cells for %d routes", cells, len(served))
+	}
+}
+
+// play asks one route about everything: the refusals first, on a stage that they must
+// leave as it is, then what is allowed, each on a stage of its own where it changes
+// something.
+func (th *theatre) play(t *testing.T, r rule, route string, common *stage) (cells int) {
+	method, path, _ := strings.Cut(route, " ")
+	_, canonical, _ := strings.Cut(r.route, " ")
+	n, _ := nounOf(t, canonical)
+	for _, actor := range cast {
+		refused := map[string]reply{}
+		for _, target := range n.targets {
+			want := r.expect(t, actor, target, n)
+			if want.allowed() {
+				continue
+			}
+			cells++
+			refused[target] = common.ask(t, r, path, actor, target, want)
+			common.check(t, refused[target], want, actor, target)
+		}
+		foreign, ok := refused["foreign"]
+		if absent, also := refused["absent"]; ok && also && actor != "support" && actor != "admin" {
+			if diff := sameButForTheRequest(foreign, absent); diff != "" {
+				t.Errorf("%s can tell what is foreign from what is absent:\n%s", actor, diff)
+			}
+		}
+	}
+	for _, actor := range cast {
+		for _, target := range n.targets {
+			want := r.expect(t, actor, target, n)
+			if !want.allowed() {
+				continue
+			}
+			cells++
+			s := common
+			if method != http.MethodGet && canonical != "/admin/auth/login" {
+				s = th.build(t)
+			}
+			s.check(t, s.ask(t, r, path, actor, target, want), want, actor, target)
+		}
+	}
+	return cells
+}

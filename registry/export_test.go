@@ -1,0 +1,42 @@
+package registry
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Feed lets the tests drive a feed without a registry.
+type Feed struct{ *feed }
+
+// NewFeed makes one.
+func NewFeed() Feed {
+	return Feed{newFeed(NewIDSource(time.Now), new(atomic.Int64))}
+}
+
+// FeedOf is the feed of a registry.
+func FeedOf(r *Registry) Feed { return Feed{r.feed} }
+
+// Active reports whether changes are kept.
+func (f Feed) Active() bool { return f.active.Load() }
+
+// Committed publishes a batch.
+func (f Feed) Committed(b *Batch) { f.committed(b) }
+
+// Enter adds a listener of some devices that takes whatever it gets.
+func (f Feed) Enter(devices ...string) (leave func()) {
+	l := &Listener{feed: f.feed, actor: Actor{Kind: ActorUser, ID: "u"}, ready: make(chan struct{}, 1), backlog: 1 << 40}
+	if err := f.enter(l); err != nil {
+		return func() {}
+	}
+	readable := map[string]struct{}{}
+	for _, id := range devices {
+		readable[id] = struct{}{}
+	}
+	f.mu.Lock()
+	l.read(readable)
+	f.mu.Unlock()
+	return l.Close
+}
+
+// ParseCursor reads a cursor.
+func ParseCursor(s string) (life, seq int64, ok bool) { return parseCursor(s) }
