@@ -55,6 +55,13 @@ func (r *revocation) add(at time.Time, keys ...string) {
 	}
 }
 
+// restore takes back that something has ended: a service account was enabled again.
+func (r *revocation) restore(key string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.gone, key)
+}
+
 // call runs a follower on a goroutine of its own. It is called with mu held.
 func (r *revocation) call(ended func()) {
 	r.running++
@@ -70,11 +77,11 @@ func (r *revocation) call(ended func()) {
 	}()
 }
 
-// run is call for other work that wait has to wait for.
-func (r *revocation) run(work func()) {
+// background runs f on a goroutine of its own, which wait waits for.
+func (r *revocation) background(f func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.call(work)
+	r.call(f)
 }
 
 // wait returns when no follower is running.
@@ -84,13 +91,6 @@ func (r *revocation) wait() {
 	for r.running > 0 {
 		r.idle.Wait()
 	}
-}
-
-// restore takes back that something has ended: a service account was enabled again.
-func (r *revocation) restore(key string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	delete(r.gone, key)
 }
 
 // drop is called with mu held.

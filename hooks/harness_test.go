@@ -59,11 +59,11 @@ type watched struct {
 }
 
 func (w watched) Follow(a registry.Actor, ended func()) (stop func()) {
-	stop = w.Service.Follow(a, ended)
+	giveBack := w.Service.Follow(a, ended)
 	w.open.Add(1)
 	return sync.OnceFunc(func() {
 		w.open.Add(-1)
-		stop()
+		giveBack()
 	})
 }
 

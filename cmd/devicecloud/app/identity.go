@@ -139,6 +139,9 @@ func (c *Config) checkWeChat() error {
 	if (c.WeChatAppID == "") != (c.WeChatSecret == "") {
 		return errors.New("WECHAT_APPID and WECHAT_SECRET belong together: one of them is empty")
 	}
+	if secret := c.WeChatSecret.Reveal(); secret != "" && (len(secret) < minWeChatSecret || strings.Count(secret, secret[:1]) == len(secret)) {
+		return fmt.Errorf("WECHAT_SECRET is not an AppSecret: it is shorter than %d characters, or one repeated", minWeChatSecret)
+	}
 	if err := idp.CheckURL(c.WeChatBaseURL); err != nil {
 		return fmt.Errorf("WECHAT_BASE_URL is %w", err)
 	}

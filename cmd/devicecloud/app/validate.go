@@ -149,8 +149,8 @@ func (c *Config) checkStrength() error {
 	}{
 		{"DATABASE_URL", c.DatabaseURL, weakURL},
 		{"SMTP_URL", c.SMTPURL, weakURL},
-		{"WECHAT_SECRET", c.WeChatSecret, func(s string) error { return weakText(s, minWeChatSecret) }},
-		{"ADMIN_OIDC_CLIENT_SECRET", c.AdminOIDCClientSecret, func(s string) error { return weakText(s, minSharedSecret) }},
+		{"WECHAT_SECRET", c.WeChatSecret, weakShared},
+		{"ADMIN_OIDC_CLIENT_SECRET", c.AdminOIDCClientSecret, weakShared},
 	} {
 		if s.secret == "" {
 			continue
