@@ -117,8 +117,8 @@ func readLink(t *testing.T, text []byte, to, page string) (token string) {
 	return string(found[2])
 }
 
-// askLink asks for a link; the answer is always the same.
-func (c *Cloud) askLink(p phone, email string) {
+// requestLink asks for a link; the answer is always the same.
+func (c *Cloud) requestLink(p phone, email string) {
 	c.t.Helper()
 	var answer struct {
 		Sent    bool `json:"sent"`
@@ -129,7 +129,7 @@ func (c *Cloud) askLink(p phone, email string) {
 	}
 }
 
-func (c *Cloud) showLink(body map[string]string) (int, identity) {
+func (c *Cloud) show(body map[string]string) (int, identity) {
 	c.t.Helper()
 	var in identity
 	status := c.Do(http.MethodPost, "/api/auth/app-magic-link/verify", "", body, &in)
@@ -141,7 +141,7 @@ func TestMailedLinks(t *testing.T) {
 	c := Start(t, Options{Env: map[string]string{"SMTP_URL": "smtp://" + address, "MAIL_FROM": "Devices <no-reply@example.com>", "PUBLIC_URL": publicURL + "/"}})
 	next := func(t *testing.T, p phone, email string) string {
 		t.Helper()
-		c.For(t).askLink(p, email)
+		c.For(t).requestLink(p, email)
 		return readLink(t, office.take(t), strings.ToLower(email), publicURL+"/auth/magic")
 	}
 	t.Run("sign in who asked, once, and survive a restart", func(t *testing.T) {
@@ -165,16 +165,16 @@ func TestMailedLinks(t *testing.T) {
 			"with a letter changed":    p.shows(token[:42] + string(token[42]^1)),
 			"with a letter to its end": p.shows(token + "A"),
 		} {
-			if status, in := c.showLink(body); status != http.StatusUnauthorized || in.Error != "invalid_token" {
+			if status, in := c.show(body); status != http.StatusUnauthorized || in.Error != "invalid_token" {
 				t.Errorf("%s: %d %+v", name, status, in)
 			}
 		}
-		status, in := c.showLink(p.shows(token))
+		status, in := c.show(p.shows(token))
 		if status != http.StatusOK || in.User.Email != "ann@example.com" || !in.User.Verified {
 			t.Fatalf("got %d %+v", status, in)
 		}
 		c.Get("/api/me", in.Token, nil)
-		if status, in := c.showLink(p.shows(token)); status != http.StatusUnauthorized {
+		if status, in := c.show(p.shows(token)); status != http.StatusUnauthorized {
 			t.Errorf("the second time: %d %+v", status, in)
 		}
 		if log := c.Log(); strings.Contains(log, token) || strings.Contains(log, p.verifier) {
@@ -190,17 +190,17 @@ func TestMailedLinks(t *testing.T) {
 	t.Run("replace older ones", func(t *testing.T) {
 		c, p := c.For(t), newPhone()
 		older, newer := next(t, p, "bob@example.com"), next(t, p, "bob@example.com")
-		if status, in := c.showLink(p.shows(older)); status != http.StatusUnauthorized {
+		if status, in := c.show(p.shows(older)); status != http.StatusUnauthorized {
 			t.Errorf("the older: %d %+v", status, in)
 		}
-		if status, in := c.showLink(p.shows(newer)); status != http.StatusOK {
+		if status, in := c.show(p.shows(newer)); status != http.StatusOK {
 			t.Errorf("the newer: %d %+v", status, in)
 		}
 	})
 	t.Run("are the same person's as another way in with this address", func(t *testing.T) {
 		c, p := c.For(t), newPhone()
 		eve := c.UserToken("eve@example.com")
-		if status, in := c.showLink(p.shows(next(t, p, "eve@example.com"))); status != http.StatusOK || in.User.ID != eve.ID {
+		if status, in := c.show(p.shows(next(t, p, "eve@example.com"))); status != http.StatusOK || in.User.ID != eve.ID {
 			t.Errorf("got %d %+v, want %s", status, in, eve.ID)
 		}
 	})
@@ -251,13 +251,13 @@ func TestAMailWaitsForItsServer(t *testing.T) {
 	c := Start(t, Options{Env: map[string]string{"SMTP_URL": "smtp://" + address, "MAIL_FROM": "no-reply@example.com", "PUBLIC_URL": publicURL}})
 	p := newPhone()
 	began := time.Now()
-	c.askLink(p, "ann@example.com")
+	c.requestLink(p, "ann@example.com")
 	if took := time.Since(began); took > stretch*time.Second {
 		t.Errorf("the answer took %v", took)
 	}
 	Await(t, stretch*5*time.Second, func() bool { return strings.Contains(c.Log(), "it is tried again") }, func() string { return "the log says nothing of a mail that could not be sent" })
 	office, _ := openPostOffice(t, address)
-	if status, in := c.showLink(p.shows(readLink(t, office.take(t), "ann@example.com", publicURL+"/auth/magic"))); status != http.StatusOK {
+	if status, in := c.show(p.shows(readLink(t, office.take(t), "ann@example.com", publicURL+"/auth/magic"))); status != http.StatusOK {
 		t.Errorf("got %d %+v", status, in)
 	}
 	if strings.Contains(c.Log(), "ann@example.com") {
@@ -274,7 +274,7 @@ func TestAMailOverAServerThatOthersWrote(t *testing.T) {
 		"SMTP_URL": "smtp://127.0.0.1:" + server.line(), "MAIL_FROM": "Devices <no-reply@example.com>", "PUBLIC_URL": publicURL,
 	}})
 	p := newPhone()
-	c.askLink(p, "ann@example.com")
+	c.requestLink(p, "ann@example.com")
 	var got struct {
 		From string   `json:"from"`
 		To   []string `json:"to"`
@@ -286,7 +286,7 @@ func TestAMailOverAServerThatOthersWrote(t *testing.T) {
 	if got.From != "no-reply@example.com" || fmt.Sprint(got.To) != "[ann@example.com]" {
 		t.Errorf("from %s to %v", got.From, got.To)
 	}
-	if status, in := c.showLink(p.shows(readLink(t, []byte(got.Text), "ann@example.com", publicURL+"/auth/magic"))); status != http.StatusOK {
+	if status, in := c.show(p.shows(readLink(t, []byte(got.Text), "ann@example.com", publicURL+"/auth/magic"))); status != http.StatusOK {
 		t.Errorf("got %d %+v", status, in)
 	}
 }
@@ -294,7 +294,7 @@ func TestAMailOverAServerThatOthersWrote(t *testing.T) {
 func TestInDevModeMailsAreFiles(t *testing.T) {
 	c := Start(t, Options{Process: true})
 	p := newPhone()
-	c.askLink(p, "ann@example.com")
+	c.requestLink(p, "ann@example.com")
 	pattern := filepath.Join(c.DataDir(), "outbox", "*.eml")
 	var files []string
 	Await(t, stretch*5*time.Second, func() bool {
@@ -305,7 +305,7 @@ func TestInDevModeMailsAreFiles(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if status, in := c.showLink(p.shows(readLink(t, text, "ann@example.com", "http://127.0.0.1:0/auth/magic"))); status != http.StatusOK {
+	if status, in := c.show(p.shows(readLink(t, text, "ann@example.com", "http://127.0.0.1:0/auth/magic"))); status != http.StatusOK {
 		t.Errorf("got %d %+v", status, in)
 	}
 	if info, err := os.Stat(files[0]); err != nil || info.Mode().Perm() != 0o600 {
@@ -329,7 +329,7 @@ func TestNobodyLearnsWhoseAddressItIs(t *testing.T) {
 	rounds := scale(200, 1000)
 	c := Start(t, Options{Process: true, Shipped: true, Env: map[string]string{"LOG_LEVEL": "info"}})
 	known := newPhone()
-	c.askLink(known, "known@example.com")
+	c.requestLink(known, "known@example.com")
 	var files []string
 	Await(t, stretch*5*time.Second, func() bool {
 		files, _ = filepath.Glob(filepath.Join(c.DataDir(), "outbox", "*.eml"))
@@ -340,7 +340,7 @@ func TestNobodyLearnsWhoseAddressItIs(t *testing.T) {
 		t.Fatal(err)
 	}
 	used := readLink(t, text, "known@example.com", "http://127.0.0.1:0/auth/magic")
-	if status, _ := c.showLink(known.shows(used)); status != http.StatusOK {
+	if status, _ := c.show(known.shows(used)); status != http.StatusOK {
 		t.Fatalf("the known person cannot sign in: %d", status)
 	}
 	type kind struct {
