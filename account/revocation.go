@@ -150,9 +150,15 @@ func (s *Service) ended(sids ...string) { s.revocation.add(s.opts.Now(), sids...
 // Boot reads which sessions were ended while tokens of theirs may still be alive. It
 // is called before the first token is checked; without it a restart would forgive.
 func (s *Service) Boot(ctx context.Context) error {
+	return s.followRevocations(ctx, s.revocation.keep)
+}
+
+// followRevocations ends here what was ended in the database within the time before
+// now, by this process or by another: an operator's command.
+func (s *Service) followRevocations(ctx context.Context, within time.Duration) error {
 	now := s.opts.Now()
 	return s.store.View(ctx, func(tx Tx) error {
-		list, err := tx.RevokedSessions(ctx, now.Add(-s.revocation.keep))
+		list, err := tx.RevokedSessions(ctx, now.Add(-within))
 		for _, x := range list {
 			s.revocation.add(x.RevokedAt, x.ID)
 		}

@@ -2,22 +2,27 @@ package account
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
 const (
-	// keyInterval is how often the signing keys are looked at; purgeInterval, how often
+	// keyInterval is how often the signing keys are looked at, and the sessions that
+	// another process has ended; purgeInterval, how often
 	// what has expired is deleted, at most purgeBatch rows in one transaction so that
 	// nobody waits for it.
 	keyInterval   = 5 * time.Second
 	purgeInterval = time.Minute
 	purgeBatch    = 500
+	// revocationOverlap is how far back revocations are looked for each time, so that
+	// none is missed whose transaction took long.
+	revocationOverlap = time.Minute
 	// linkRetention is how long mailed links are kept. [contracts C.2]
 	linkRetention = 24 * time.Hour
 )
 
 // Run does the recurring work of the domain until ctx ends: it follows the signing
-// keys, deletes what has expired, and forgets revocations that are not needed any
+// keys and the sessions that another process has ended, deletes what has expired, and forgets revocations that are not needed any
 // more. It returns when the followers that were called have returned too.
 func (s *Service) Run(ctx context.Context) {
 	keys, purge := time.NewTicker(keyInterval), time.NewTicker(purgeInterval)
@@ -30,7 +35,7 @@ func (s *Service) Run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-keys.C:
-			err = s.followKeys(ctx)
+			err = errors.Join(s.followKeys(ctx), s.followRevocations(ctx, revocationOverlap))
 		case <-purge.C:
 			s.revocation.forget(s.opts.Now())
 			err = s.purge(ctx)
