@@ -18,7 +18,8 @@ type revocation struct {
 	mu        sync.Mutex
 	gone      map[string]time.Time // session id -> until when it is kept
 	followers map[string]map[*follower]struct{}
-	calls     sync.WaitGroup
+	running   int       // followers that are being called
+	idle      sync.Cond // on mu: running has become 0
 }
 
 // follower is one call of Follow.
@@ -28,7 +29,9 @@ type follower struct {
 }
 
 func newRevocation(keep time.Duration) *revocation {
-	return &revocation{keep: keep, gone: map[string]time.Time{}, followers: map[string]map[*follower]struct{}{}}
+	r := &revocation{keep: keep, gone: map[string]time.Time{}, followers: map[string]map[*follower]struct{}{}}
+	r.idle.L = &r.mu
+	return r
 }
 
 // has reports whether a session has been ended.
@@ -47,7 +50,7 @@ func (r *revocation) add(at time.Time, keys ...string) {
 		r.gone[k] = at.Add(r.keep)
 		for f := range r.followers[k] {
 			r.drop(f)
-			r.calls.Go(f.ended)
+			r.call(f.ended)
 		}
 	}
 }
@@ -57,6 +60,37 @@ func (r *revocation) restore(key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.gone, key)
+}
+
+// call runs a follower on a goroutine of its own. It is called with mu held.
+func (r *revocation) call(ended func()) {
+	r.running++
+	go func() {
+		defer func() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if r.running--; r.running == 0 {
+				r.idle.Broadcast()
+			}
+		}()
+		ended()
+	}()
+}
+
+// background runs f on a goroutine of its own, which wait waits for.
+func (r *revocation) background(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.call(f)
+}
+
+// wait returns when no follower is running.
+func (r *revocation) wait() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.running > 0 {
+		r.idle.Wait()
+	}
 }
 
 // drop is called with mu held.
@@ -85,7 +119,7 @@ func (r *revocation) follow(keys []string, ended func()) (stop func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if slices.ContainsFunc(keys, func(k string) bool { _, ok := r.gone[k]; return ok }) {
-		r.calls.Go(ended)
+		r.call(ended)
 		return func() {}
 	}
 	for _, k := range keys {

@@ -23,7 +23,7 @@ func (s *Service) Run(ctx context.Context) {
 	keys, purge := time.NewTicker(keyInterval), time.NewTicker(purgeInterval)
 	defer keys.Stop()
 	defer purge.Stop()
-	defer s.revocation.calls.Wait()
+	defer s.revocation.wait()
 	for {
 		var err error
 		select {

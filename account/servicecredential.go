@@ -421,7 +421,7 @@ func (s *Service) used(c *knownCredential) {
 	if at.UnixMicro()-last < useEvery.Microseconds() || !c.usedAt.CompareAndSwap(last, at.UnixMicro()) {
 		return
 	}
-	s.revocation.calls.Go(func() {
+	s.revocation.background(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), registry.CommitTimeout)
 		defer cancel()
 		err := s.store.InTx(ctx, func(tx Tx) error { return tx.UseServiceCredential(ctx, c.ID, at) })

@@ -80,9 +80,10 @@ func tokenHeader(keyID string) (string, error) {
 	return segment.EncodeToString(text), err
 }
 
-// issue signs an access token of a session; role is "" for people.
+// issue signs an access token of a session, which it does not outlive; role is "" for
+// people.
 func (s *Service) issue(x Session, role string, now time.Time) (AccessToken, time.Duration, error) {
-	ttl := s.ttl()
+	ttl := max(time.Second, min(s.ttl(), x.AbsoluteExpiresAt.Sub(now)))
 	t := jwt.NewWithClaims(jwt.SigningMethodEdDSA, claims{
 		RegisteredClaims: jwt.RegisteredClaims{
 			Issuer: s.opts.Issuer, Subject: x.Of.ID, Audience: jwt.ClaimStrings{x.Of.Audience}, ID: randomText(),
