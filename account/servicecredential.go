@@ -275,7 +275,10 @@ func (s *Service) ClientCredentials(ctx context.Context, clientID, clientSecret 
 				return err
 			}
 		}
-		x := Session{ID: c.ID, Of: Subject{AudienceService, a.ID}, Scopes: granted, Method: methodSecret, CreatedAt: now}
+		x := Session{ID: c.ID, Of: Subject{AudienceService, a.ID}, Scopes: granted, Method: methodSecret, CreatedAt: now, AbsoluteExpiresAt: c.ExpiresAt}
+		if c.ExpiresAt.IsZero() { // it ends with no session
+			x.AbsoluteExpiresAt = now.Add(s.ttl())
+		}
 		if tokens.Access, tokens.TTL, err = s.issue(x, "", now); err != nil {
 			return err
 		}

@@ -118,7 +118,7 @@ func readLink(t *testing.T, text []byte, to, page string) (token string) {
 }
 
 // ask asks for a link; the answer is always the same.
-func (c *Cloud) ask(p phone, email string) {
+func (c *Cloud) requestLink(p phone, email string) {
 	c.t.Helper()
 	var answer struct {
 		Sent    bool `json:"sent"`
@@ -141,7 +141,7 @@ func TestMailedLinks(t *testing.T) {
 	c := Start(t, Options{Env: map[string]string{"SMTP_URL": "smtp://" + address, "MAIL_FROM": "Devices <no-reply@example.com>", "PUBLIC_URL": publicURL + "/"}})
 	next := func(t *testing.T, p phone, email string) string {
 		t.Helper()
-		c.For(t).ask(p, email)
+		c.For(t).requestLink(p, email)
 		return readLink(t, office.take(t), strings.ToLower(email), publicURL+"/auth/magic")
 	}
 	t.Run("sign in who asked, once, and survive a restart", func(t *testing.T) {
@@ -251,7 +251,7 @@ func TestAMailWaitsForItsServer(t *testing.T) {
 	c := Start(t, Options{Env: map[string]string{"SMTP_URL": "smtp://" + address, "MAIL_FROM": "no-reply@example.com", "PUBLIC_URL": publicURL}})
 	p := newPhone()
 	began := time.Now()
-	c.ask(p, "ann@example.com")
+	c.requestLink(p, "ann@example.com")
 	if took := time.Since(began); took > stretch*time.Second {
 		t.Errorf("the answer took %v", took)
 	}
@@ -274,7 +274,7 @@ func TestAMailOverAServerThatOthersWrote(t *testing.T) {
 		"SMTP_URL": "smtp://127.0.0.1:" + server.line(), "MAIL_FROM": "Devices <no-reply@example.com>", "PUBLIC_URL": publicURL,
 	}})
 	p := newPhone()
-	c.ask(p, "ann@example.com")
+	c.requestLink(p, "ann@example.com")
 	var got struct {
 		From string   `json:"from"`
 		To   []string `json:"to"`
@@ -294,7 +294,7 @@ func TestAMailOverAServerThatOthersWrote(t *testing.T) {
 func TestInDevModeMailsAreFiles(t *testing.T) {
 	c := Start(t, Options{Process: true})
 	p := newPhone()
-	c.ask(p, "ann@example.com")
+	c.requestLink(p, "ann@example.com")
 	pattern := filepath.Join(c.DataDir(), "outbox", "*.eml")
 	var files []string
 	Await(t, stretch*5*time.Second, func() bool {
@@ -329,7 +329,7 @@ func TestNobodyLearnsWhoseAddressItIs(t *testing.T) {
 	rounds := scale(200, 1000)
 	c := Start(t, Options{Process: true, Shipped: true, Env: map[string]string{"LOG_LEVEL": "info"}})
 	known := newPhone()
-	c.ask(known, "known@example.com")
+	c.requestLink(known, "known@example.com")
 	var files []string
 	Await(t, stretch*5*time.Second, func() bool {
 		files, _ = filepath.Glob(filepath.Join(c.DataDir(), "outbox", "*.eml"))

@@ -105,7 +105,7 @@ func (c *Cloud) staffLogin(t *testing.T, email, password string) User {
 		} `json:"user"`
 	}
 	c.For(t).Post("/admin/auth/login", "", map[string]string{"email": email, "password": password}, &answer)
-	return User{answer.User.ID, email, answer.Token}
+	return User{ID: answer.User.ID, Email: email, Token: answer.Token}
 }
 
 // routes walks the router of the running program: "METHOD /path" of every route,
