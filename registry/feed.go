@@ -54,7 +54,8 @@ const (
 	// feedLinger is how long changes are kept after the last listener has gone, so that
 	// it finds them when it comes back.
 	feedLinger = time.Minute
-	// maxListeners is how many listeners one actor may have.
+	// maxListeners is how many listeners one actor may have. One more ends the oldest of
+	// its own session.
 	maxListeners = 10
 	// maxFollowed is how many devices a listener may name.
 	maxFollowed = 50
@@ -79,6 +80,7 @@ type feed struct {
 	closed    bool
 	life      int64     // names the ring: a place in another one means nothing here
 	seq       int64     // of the newest change
+	entered   int64     // listeners so far
 	ring      []*Change // change n is at n % feedRing
 	resting   *time.Timer
 	listeners map[*Listener]struct{}
@@ -163,9 +165,13 @@ func (f *feed) enter(l *Listener) error {
 	case f.closed:
 		return ErrFeedClosed
 	case len(f.actors[name]) >= maxListeners:
-		refused := *ErrTooManyListeners
-		refused.RetryAfter = 30 * time.Second
-		return &refused
+		old := f.oldest(name, l.actor.SessionID)
+		if old == nil {
+			refused := *ErrTooManyListeners
+			refused.RetryAfter = 30 * time.Second
+			return &refused
+		}
+		old.end(ErrTooManyListeners)
 	}
 	if f.resting != nil {
 		f.resting.Stop()
@@ -174,10 +180,24 @@ func (f *feed) enter(l *Listener) error {
 		f.life, f.seq, f.ring = f.nextID(), 0, make([]*Change, feedRing)
 		f.active.Store(true)
 	}
+	f.entered++
+	l.no = f.entered
 	l.life = f.life // stays the feed's as long as there is a listener
 	f.listeners[l] = struct{}{}
 	put(f.actors, name, l)
 	return nil
+}
+
+// oldest is an actor's oldest listener of one session; nil without one. The client of
+// that session has mostly lost it: on the move, a connection dies long before the
+// network says so. mu is held.
+func (f *feed) oldest(name, sessionID string) (old *Listener) {
+	for l := range f.actors[name] {
+		if sessionID != "" && l.actor.SessionID == sessionID && (old == nil || l.no < old.no) {
+			old = l
+		}
+	}
+	return old
 }
 
 // leave takes a listener out; mu is held.
@@ -277,6 +297,7 @@ type Listener struct {
 	ended    func()
 	ready    chan struct{} // capacity 1
 	life     int64
+	no       int64 // in the order of coming
 
 	// under feed.mu
 	readable map[string]struct{}
