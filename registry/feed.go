@@ -69,7 +69,8 @@ var (
 )
 
 // feed hands committed changes to live listeners in this process. Without a
-// listener it is one atomic load for each commit. Nothing is awaited under mu.
+// listener it is one atomic load for each commit. Nothing is awaited under mu, and
+// nothing locked but what [ListenOptions].Ended does, which must not block.
 type feed struct {
 	nextID  func() int64
 	linger  time.Duration
