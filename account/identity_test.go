@@ -225,8 +225,19 @@ func TestLinkIdentity(t *testing.T) {
 			t.Fatal(err)
 		}
 		a := w.actor(t, tokens.Access)
+		l, err := w.reg.Listen(context.Background(), a, registry.ListenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		if u, err := l.Take(context.Background()); err != nil || len(u.Devices) != 0 {
+			t.Fatal(u, err)
+		}
 		if _, err := w.link(a, "google", "1|a@example.com"); err != nil {
 			t.Fatal(err)
+		}
+		if u, err := l.Take(context.Background()); err != nil || len(u.Devices) != 1 || u.Devices[0].ID != id {
+			t.Errorf("a stream that was open hears %+v, %v", u, err)
 		}
 		if d, err := w.reg.Device(context.Background(), a, id); err != nil || d.Role != registry.RoleOwner {
 			t.Errorf("%q, %v", d.Role, err)

@@ -66,7 +66,7 @@ func (t *tx) Session(ctx context.Context, sid string) (account.Session, error) {
 func (t *tx) Sessions(ctx context.Context, of account.Subject, now time.Time, before string, limit int) ([]account.Session, error) {
 	return collect(ctx, t, `SELECT `+sessionColumns+` FROM auth_sessions
 		WHERE `+ownedBy(of)+` AND revoked_at IS NULL AND expires_at > $2 AND absolute_expires_at > $2 AND ($3 = '' OR sid < $3)
-		ORDER BY sid DESC LIMIT $4`, []any{of.ID, micros(now), before, capped(limit)}, scanSession)
+		ORDER BY sid DESC LIMIT CAST($4 AS BIGINT)`, []any{of.ID, micros(now), before, capped(limit)}, scanSession)
 }
 
 // TouchSession implements account.SessionTx.
