@@ -120,6 +120,25 @@ func TestChangeStaff(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	t.Run("another password by an operator's command reaches the running server", func(t *testing.T) {
+		w := newWorld(t, nil)
+		m := w.admin(t)
+		tokens := w.signInStaff(t, adminEmail)
+		told := make(chan struct{})
+		w.Follow(w.alive(t, "before", tokens), func() { close(told) })
+		command, err := account.New(w.db.Accounts(), w.reg, account.Options{SigningKey: w.signing, Now: w.clock.Now, Hash: cheap()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := command.SetPassword(ctx, registry.System(), m.ID, "another horse battery"); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.FollowRevocations(ctx); err != nil {
+			t.Fatal(err)
+		}
+		<-told
+		w.over(t, "after", tokens)
+	})
 	t.Run("the last administrator stays one", func(t *testing.T) {
 		w := newWorld(t, nil)
 		boss := w.admin(t)
