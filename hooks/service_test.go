@@ -80,7 +80,9 @@ func TestServiceAccountsConnectAsThemselves(t *testing.T) {
 func TestServiceSessionsEndWithTheirCredential(t *testing.T) {
 	ctx := context.Background()
 	for name, end := range map[string]func(c *cloud, id, keyID string) error{
-		"the key is revoked":      func(c *cloud, id, keyID string) error { return c.people.RevokeAPIKey(ctx, registry.System(), id, keyID) },
+		"the key is revoked": func(c *cloud, id, keyID string) error {
+			return c.people.RevokeAPIKey(ctx, registry.System(), id, keyID)
+		},
 		"the account is disabled": func(c *cloud, id, _ string) error { return c.people.DisableServiceAccount(ctx, registry.System(), id) },
 		"the account is deleted":  func(c *cloud, id, _ string) error { return c.people.DeleteServiceAccount(ctx, registry.System(), id) },
 	} {
