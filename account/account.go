@@ -24,6 +24,9 @@ type Devices interface {
 	// transaction: what they own is released, shares are left. done is called after
 	// the commit, and makes it felt.
 	ReleaseDevices(ctx context.Context, tx registry.Tx, a registry.Actor, userID string) (done func(), err error)
+	// AccessChanged makes a person's live sessions and streams ask again which devices
+	// they may read; it is called after the commit.
+	AccessChanged(userID string)
 }
 
 // Options configures a Service. Only SigningKey has no usable zero value.

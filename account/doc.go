@@ -15,7 +15,9 @@
 //
 // A person gets in through a [Provider]: what it vouches for becomes an [Identity],
 // and that leads to the user, never the e-mail (login.go, identity.go). The provider
-// "dev", which believes an e-mail address, exists only in development mode.
+// "dev", which believes an e-mail address, exists only in development mode. Or they
+// prove their mailbox to us, by a link that is mailed to them (magiclink.go) after the
+// request for it was answered (postbox.go).
 //
 // The keys that sign come and go while the program runs (keyring.go).
 //

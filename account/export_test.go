@@ -7,7 +7,7 @@ func (s *Service) Tick(ctx context.Context) error { return s.followKeys(ctx) }
 
 // FollowRevocations is one round of what Run does for sessions that others have ended.
 func (s *Service) FollowRevocations(ctx context.Context) error {
-	return s.followRevocations(ctx, revocationOverlap)
+	return s.readRevoked(ctx, s.opts.Now().Add(-lookBack))
 }
 
 // ParseAPIKey is parseAPIKey, for the fuzz target.

@@ -47,7 +47,9 @@ func (r *revocation) add(at time.Time, keys ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, k := range keys {
-		r.gone[k] = at.Add(r.keep)
+		if until := at.Add(r.keep); until.After(r.gone[k]) {
+			r.gone[k] = until
+		}
 		for f := range r.followers[k] {
 			r.drop(f)
 			r.call(f.ended)
@@ -150,18 +152,20 @@ func (s *Service) ended(sids ...string) { s.revocation.add(s.opts.Now(), sids...
 // Boot reads which sessions were ended while tokens of theirs may still be alive. It
 // is called before the first token is checked; without it a restart would forgive.
 func (s *Service) Boot(ctx context.Context) error {
-	return s.followRevocations(ctx, s.revocation.keep)
+	return s.readRevoked(ctx, s.opts.Now().Add(-s.revocation.keep))
 }
 
-// followRevocations ends here what was ended in the database within the time before
-// now, by this process or by another: an operator's command.
-func (s *Service) followRevocations(ctx context.Context, within time.Duration) error {
-	now := s.opts.Now()
-	return s.store.View(ctx, func(tx Tx) error {
-		list, err := tx.RevokedSessions(ctx, now.Add(-within))
-		for _, x := range list {
-			s.revocation.add(x.RevokedAt, x.ID)
-		}
+// readRevoked reads what was ended since the given time: by this process before it
+// started, by another one on the same database, or in a commit that this one was told
+// had failed.
+func (s *Service) readRevoked(ctx context.Context, since time.Time) error {
+	var list []Revoked
+	err := s.store.View(ctx, func(tx Tx) (err error) {
+		list, err = tx.RevokedSessions(ctx, since)
 		return err
 	})
+	for _, x := range list {
+		s.revocation.add(x.RevokedAt, x.ID)
+	}
+	return err
 }

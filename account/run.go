@@ -7,26 +7,25 @@ import (
 )
 
 const (
-	// keyInterval is how often the signing keys are looked at, and the sessions that
-	// another process has ended; purgeInterval, how often
-	// what has expired is deleted, at most purgeBatch rows in one transaction so that
-	// nobody waits for it.
-	keyInterval   = 5 * time.Second
+	// lookInterval is how often the signing keys are looked at, and what others have
+	// revoked; lookBack is how far back, for clocks that differ and commits that take
+	// long. purgeInterval is how often what has expired is deleted, at most purgeBatch
+	// rows in one transaction so that nobody waits for it.
+	lookInterval  = 5 * time.Second
+	lookBack      = time.Minute
 	purgeInterval = time.Minute
 	purgeBatch    = 500
-	// revocationOverlap is how far back revocations are looked for each time, so that
-	// none is missed whose transaction took long.
-	revocationOverlap = time.Minute
 	// linkRetention is how long mailed links are kept. [contracts C.2]
 	linkRetention = 24 * time.Hour
 )
 
 // Run does the recurring work of the domain until ctx ends: it follows the signing
-// keys and the sessions that another process has ended, deletes what has expired, and forgets revocations that are not needed any
-// more. It returns when the followers that were called have returned too.
+// keys and what other processes revoke, deletes what has expired, and forgets
+// revocations that are not needed any more. It returns when the followers that were
+// called have returned too.
 func (s *Service) Run(ctx context.Context) {
-	keys, purge := time.NewTicker(keyInterval), time.NewTicker(purgeInterval)
-	defer keys.Stop()
+	look, purge := time.NewTicker(lookInterval), time.NewTicker(purgeInterval)
+	defer look.Stop()
 	defer purge.Stop()
 	defer s.revocation.wait()
 	for {
@@ -34,8 +33,8 @@ func (s *Service) Run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-keys.C:
-			err = errors.Join(s.followKeys(ctx), s.followRevocations(ctx, revocationOverlap))
+		case <-look.C:
+			err = errors.Join(s.readRevoked(ctx, s.opts.Now().Add(-lookBack)), s.followKeys(ctx))
 		case <-purge.C:
 			s.revocation.forget(s.opts.Now())
 			err = s.purge(ctx)

@@ -117,7 +117,7 @@ func readLink(t *testing.T, text []byte, to, page string) (token string) {
 	return string(found[2])
 }
 
-// ask asks for a link; the answer is always the same.
+// requestLink asks for a link; the answer is always the same.
 func (c *Cloud) requestLink(p phone, email string) {
 	c.t.Helper()
 	var answer struct {

@@ -60,6 +60,9 @@ func TestMQTTReadsByTheSameMatrix(t *testing.T) {
 		t.Run(actor, func(t *testing.T) {
 			for _, v := range bothVersions {
 				client := s.open(t, s.hello(t, actor, v))
+				if _, err := client.Subscribe(mqttwire.Filter{Topic: "$SYS/#"}); (err == nil) != (actor == "admin") {
+					t.Errorf("MQTT %s: $SYS: %v", v, err)
+				}
 				for _, target := range targets {
 					d := s.device(actor, target)
 					want := mayRead(t, actor, target) || target == "absent" && mayRead(t, actor, "foreign") // staff may name a device that is not there yet

@@ -10,8 +10,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -219,11 +217,14 @@ var mailedToken = regexp.MustCompile(`#token=([A-Za-z0-9_-]{43})`)
 func (c *Cloud) mailedLink(t *testing.T, email string) (token string) {
 	t.Helper()
 	c.For(t).Post("/api/auth/app-magic-link", "", object{"email": email, "install_id": "install-1", "code_challenge": challengeOf(verifier)}, nil)
+	return c.inOutbox(t, email)
+}
+
+// inOutbox is the token of the latest mail to an address.
+func (c *Cloud) inOutbox(t *testing.T, email string) (token string) {
+	t.Helper()
 	Await(t, 15*time.Second, func() bool {
-		files, _ := filepath.Glob(filepath.Join(c.DataDir(), "outbox", "*.eml"))
-		for _, f := range files {
-			text, _ := os.ReadFile(f)
-			mail := strings.NewReplacer("=\r\n", "", "=3D", "=").Replace(string(text)) // quoted-printable
+		for _, mail := range c.outbox(t) {
 			if found := mailedToken.FindStringSubmatch(mail); found != nil && strings.Contains(mail, email) {
 				token = found[1]
 			}
@@ -233,10 +234,14 @@ func (c *Cloud) mailedLink(t *testing.T, email string) (token string) {
 	return token
 }
 
+func decode32(secret string) ([]byte, error) {
+	return base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(secret)
+}
+
 // authenticator shows the code of a shared secret, some steps from now. [RFC 6238]
 func authenticator(t *testing.T, secret string, steps int64) string {
 	t.Helper()
-	key, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(secret)
+	key, err := decode32(secret)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,11 +30,6 @@ func (c *Cloud) serviceAccount(admin, name string, scopes ...string) (s service)
 	return service{account.ID, account.Secret, key.ID, key.Text}
 }
 
-// serviceHello is a CONNECT of a service account with its key or a token.
-func serviceHello(s service, password string, v mqttwire.Version) mqttwire.Connect {
-	return mqttwire.Connect{Version: v, ClientID: "s:" + s.id + ":line", Username: "s:" + s.id, Password: []byte(password), KeepAlive: 60}
-}
-
 // A factory enrols a device by an API key, watches it come up over MQTT by the same
 // key, and is out, on both ways, the moment the key is revoked.
 func TestFactoryJourney(t *testing.T) {
@@ -46,7 +41,7 @@ func TestFactoryJourney(t *testing.T) {
 			other := c.serviceAccount(admin, "shop", "order:write")
 
 			d := c.EnrollAs(factory.key)
-			ear := c.open(t, serviceHello(factory, factory.key, v))
+			ear := c.open(t, serviceHello(User{ID: factory.id, Token: factory.key}, "line", v))
 			if _, err := ear.Subscribe(mqttwire.Filter{Topic: d.Topic("state"), QoS: 1}); err != nil {
 				t.Fatal(err)
 			}
@@ -87,7 +82,7 @@ func TestFactoryJourney(t *testing.T) {
 			if code, closed := closedWithin(ear, time.Second); !closed || v == mqttwire.V5 && code != mqttwire.NotAuthorized {
 				t.Errorf("closed %t after %v with %v, want %v within a second", closed, time.Since(began), code, mqttwire.NotAuthorized)
 			}
-			if _, _, err := c.try(serviceHello(factory, factory.key, v)); err == nil {
+			if _, _, err := c.try(serviceHello(User{ID: factory.id, Token: factory.key}, "line", v)); err == nil {
 				t.Error("the revoked key connects")
 			}
 			if got := c.Do(http.MethodGet, "/api/me", other.key, nil, nil); got != 200 {
@@ -127,7 +122,7 @@ func TestClientCredentials(t *testing.T) {
 		t.Fatalf("the token endpoint answers %d", status)
 	}
 	c.Get("/api/me", token, nil)
-	ear := c.open(t, serviceHello(s, token, mqttwire.V5))
+	ear := c.open(t, serviceHello(User{ID: s.id, Token: token}, "line", mqttwire.V5))
 	var fresh struct {
 		Secret string `json:"client_secret"`
 	}

@@ -29,7 +29,12 @@ func TestSignOutEndsSessions(t *testing.T) {
 		for name, signOut := range map[string]func(c *cloud, p person) error{
 			"sign-out":        func(c *cloud, p person) error { return c.people.SignOut(ctx, c.actor(p), "") },
 			"end of sessions": func(c *cloud, p person) error { _, err := c.people.EndSessions(ctx, c.actor(p), false); return err },
-			"erasure":         func(c *cloud, p person) error { return c.people.Erase(ctx, c.actor(p), p.id) },
+			"disabling":       func(c *cloud, p person) error { return c.people.DisableUser(ctx, registry.System(), p.id) },
+			"help by staff": func(c *cloud, p person) error {
+				_, err := c.people.SignOutUser(ctx, registry.System(), p.id)
+				return err
+			},
+			"erasure": func(c *cloud, p person) error { return c.people.Erase(ctx, c.actor(p), p.id) },
 		} {
 			t.Run(fmt.Sprintf("%s, MQTT %s", name, version), func(t *testing.T) {
 				c := newCloud(t)

@@ -118,7 +118,7 @@ func TestSessions(t *testing.T) {
 				if got.at("sessions", i, "current") == true {
 					current = len(sids)
 				}
-				if got.at("sessions", i, "device", "name") != "Ann's phone" || got.at("sessions", i, "ip") != "198.51.100.1" {
+				if got.at("sessions", i, "device", "name") != "Ann's phone" || got.at("sessions", i, "ip") != "198.51.100.1" || got.at("sessions", i, "client_type") != "app" {
 					t.Errorf("got %s", got.raw)
 				}
 			}

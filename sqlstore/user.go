@@ -43,7 +43,7 @@ func (t *tx) Users(ctx context.Context, f account.UserFilter) ([]account.User, e
 		query += ` AND (u.user_id = $3 OR lower(u.email) LIKE $4 ESCAPE '\')`
 		args = append(args, f.Query, contains(strings.ToLower(f.Query)))
 	}
-	return collect(ctx, t, query+` ORDER BY u.user_id LIMIT $2`, args, scanUser)
+	return collect(ctx, t, query+` ORDER BY u.user_id LIMIT CAST($2 AS BIGINT)`, args, scanUser)
 }
 
 // SetUserDisabled implements account.UserTx.
