@@ -64,6 +64,13 @@ var matrix = []rule{
 	{route: "DELETE /api/devices/{id}", want: "           401     404    ok     ok     ok     role   ok"},
 	{route: "GET /api/devices/{id}/connections", want: "  401     404    ok     ok     ok     ok     ok"},
 	{route: "GET /api/devices/{id}/events", want: "       401     404    ok     ok     ok     ok     ok"},
+	{route: "POST /api/devices/{id}/share", want: "       401     404    role   role   ok     role   ok", body: `{"user_email":"$NEW@example.com","role":"viewer"}`},
+	{route: "GET /api/devices/{id}/shares", want: "       401     404    role   role   ok     role   ok"},
+	{route: "DELETE /api/devices/{id}/shares/{user_id}", want: "401 404    role   role   ok     role   ok"},
+	{route: "POST /api/devices/{id}/transfer", want: "    401     404    role   role   ok     role   ok", body: `{"user_email":"$NEW@example.com"}`},
+	{route: "GET /api/invitations", want: "               401     ok     ok     ok     ok     role   role"},
+	{route: "POST /api/invitations/{id}/accept", want: "  401     ok     ok     ok     ok     role   role"},
+	{route: "POST /api/invitations/{id}/decline", want: " 401     ok     ok     ok     ok     role   role"},
 
 	{route: "POST /admin/enroll", want: "                 401     role   role   role   role   role   ok", body: `{"mac_address":"$MAC","device_secret_hash":"$HASH"}`},
 	{route: "POST /admin/devices/import", want: "         401     role   role   role   role   role   ok", body: "csv:mac_address,device_secret_hash\n$MAC,$HASH\n"},
@@ -78,6 +85,7 @@ var matrix = []rule{
 	{route: "POST /admin/devices/{id}/disable", want: "   401     role   role   role   role   ok     ok"},
 	{route: "POST /admin/devices/{id}/enable", want: "    401     role   role   role   role   ok     ok"},
 	{route: "POST /admin/devices/{id}/disconnect", want: "401     role   role   role   role   ok     ok"},
+	{route: "POST /admin/devices/{id}/release", want: "   401     role   role   role   role   ok     ok"},
 	{route: "POST /admin/devices/{id}/credentials", want: "401    role   role   role   role   role   ok", body: `{"kind":"secret","secret_hash":"$HASH"}`},
 	{route: "GET /admin/audit", want: "                   401     role   role   role   role   role   ok"},
 	{route: "GET /admin/stats", want: "                   401     role   role   role   role   role   ok"},
@@ -104,6 +112,7 @@ var nouns = map[string]noun{
 	"/admin/devices/":     {aDevice, "device_not_found", deviceOf},
 	"/api/me/sessions/":   {mine, "session_not_found", sessionOf},
 	"/api/me/identities/": {mine, "identity_not_found", identityOf},
+	"/api/invitations/":   {mine, "invitation_not_found", invitationOf},
 }
 
 // nounOf is the noun that a path names, if it has a variable.
@@ -152,6 +161,17 @@ func sessionOf(s *stage, t *testing.T, actor, target string) string {
 // somebody else has, or that nobody has.
 func identityOf(_ *stage, _ *testing.T, _, target string) string {
 	return map[string]string{"own": secondProvider, "foreign": othersProvider, "absent": "apple"}[target]
+}
+
+// invitationOf is an open invitation to the asker, to somebody else, or none.
+func invitationOf(s *stage, _ *testing.T, actor, target string) string {
+	switch {
+	case target == "absent" || actor == "anonymous":
+		return "1"
+	case target == "foreign" || !slices.Contains(persons, actor):
+		return s.invited["other"]
+	}
+	return s.invited[actor]
 }
 
 // verdict is an expected answer.
@@ -252,6 +272,7 @@ func (s *stage) ask(t *testing.T, r rule, path, actor, target string, want verdi
 	if named {
 		before, rest, _ := strings.Cut(path, "{")
 		_, after, _ := strings.Cut(rest, "}")
+		after = strings.Replace(after, "{user_id}", s.guest.ID, 1)
 		path = before + n.value(s, t, actor, target) + after
 	}
 	token := s.token(t, actor)

@@ -54,6 +54,8 @@ type shareBody struct {
 	Role     string     `json:"role"` // admin, viewer
 	SharedAt *time.Time `json:"shared_at"`
 	SharedBy *string    `json:"shared_by"` // user id
+	StartsAt *time.Time `json:"starts_at"`
+	EndsAt   *time.Time `json:"ends_at"`
 }
 
 func newAdminBody(d registry.Device) adminBody {
@@ -79,7 +81,7 @@ func newAdminDetailBody(d registry.AdminDetail) adminDetailBody {
 		if o.Role == registry.RoleOwner {
 			b.Owner = &ownerBody{ref, stamp(o.ClaimedAt), text(o.ClaimedVia)}
 		} else {
-			b.Shares = append(b.Shares, shareBody{ref, string(o.Role), stamp(o.SharedAt), text(o.SharedBy)})
+			b.Shares = append(b.Shares, shareBody{ref, string(o.Role), stamp(o.SharedAt), text(o.SharedBy), stamp(o.StartsAt), stamp(o.EndsAt)})
 		}
 	}
 	return b

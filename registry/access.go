@@ -68,7 +68,7 @@ func (r *Registry) Access(ctx context.Context, a Actor, deviceID string, c Capab
 }
 
 func (r *Registry) access(ctx context.Context, tx Tx, a Actor, deviceID string, c Capability) (OwnedDevice, error) {
-	d, err := related(ctx, tx, a, deviceID)
+	d, err := r.related(ctx, tx, a, deviceID)
 	if err == nil {
 		err = allowed(a, d.Role, c)
 	}
@@ -80,10 +80,10 @@ func (r *Registry) access(ctx context.Context, tx Tx, a Actor, deviceID string, 
 
 // related reads a device and what the actor is to it; ErrDeviceNotFound when that
 // is nothing.
-func related(ctx context.Context, tx Tx, a Actor, deviceID string) (d OwnedDevice, err error) {
+func (r *Registry) related(ctx context.Context, tx Tx, a Actor, deviceID string) (d OwnedDevice, err error) {
 	switch a.Kind {
 	case ActorUser:
-		return tx.OwnedDevice(ctx, a.ID, deviceID)
+		return tx.OwnedDevice(ctx, a.ID, deviceID, r.now())
 	case ActorAdmin:
 		d.Role = RoleStaff
 	case ActorSupport:
@@ -122,7 +122,7 @@ func (r *Registry) ReadableIDs(ctx context.Context, a Actor) (ids []string, err 
 		return nil, nil
 	}
 	err = r.store.View(ctx, func(tx Tx) (err error) {
-		ids, err = tx.ReadableIDs(ctx, a.ID)
+		ids, err = tx.ReadableIDs(ctx, a.ID, r.now())
 		return err
 	})
 	return ids, err

@@ -26,7 +26,7 @@ func (r *Registry) Explain(ctx context.Context, caller, about Actor, deviceID st
 	rule := capabilities[c]
 	x := Explanation{Capability: c, RequiredScope: rule.scope, RolesThatMay: slices.Clone(rule.roles)}
 	err := r.store.View(ctx, func(tx Tx) error {
-		d, err := related(ctx, tx, about, deviceID)
+		d, err := r.related(ctx, tx, about, deviceID)
 		x.Role = d.Role
 		if err != nil {
 			x.Role = ""

@@ -20,6 +20,7 @@ const (
 	ChangeStatus       ChangeKind = "device.status"
 	ChangeProvisioned  ChangeKind = "device.provisioned"
 	ChangeClaimed      ChangeKind = "device.claimed"
+	ChangeShared       ChangeKind = "device.shared"
 	ChangeReleased     ChangeKind = "device.released"
 	ChangeUpdated      ChangeKind = "device.updated"
 	ChangeSelfEnrolled ChangeKind = "device.self_enrolled" // heard by staff alone
@@ -33,11 +34,12 @@ type Change struct {
 	DeviceID string
 	At       time.Time
 
-	State      *State    // device.state: the report; what it does not name stays as it was
-	Presence   *Presence // device.status
-	Firmware   string    // device.provisioned
-	ClaimedVia string    // device.claimed
-	Name       string    // device.updated
+	State      *State     // device.state: the report; what it does not name stays as it was
+	Presence   *Presence  // device.status
+	Firmware   string     // device.provisioned
+	ClaimedVia string     // device.claimed
+	Name       string     // device.updated
+	Share      *Ownership // device.shared: UserID, Role and times
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
 	private bool     // nobody but users hears it
@@ -361,7 +363,7 @@ func (l *Listener) begin(readable map[string]struct{}, after string) {
 		if !l.hears(c) {
 			continue
 		}
-		if c.Kind == ChangeClaimed && slices.Contains(c.users, l.actor.ID) {
+		if (c.Kind == ChangeClaimed || c.Kind == ChangeShared) && slices.Contains(c.users, l.actor.ID) {
 			// What the device did before it was this person's is not for them.
 			l.queue = slices.DeleteFunc(l.queue, func(before *Change) bool { return before.DeviceID == c.DeviceID })
 			l.gained = append(l.gained, c.DeviceID)
@@ -544,7 +546,7 @@ func (l *Listener) devices(ctx context.Context, gained []string, all bool) (list
 			return nil
 		}
 		for after := int64(0); ; {
-			rows, err := tx.OwnedDevices(ctx, l.actor.ID, after, page)
+			rows, err := tx.OwnedDevices(ctx, l.actor.ID, l.registry.now(), after, page)
 			if err != nil {
 				return err
 			}

@@ -64,6 +64,8 @@ type Registry struct {
 	feed     *feed
 	counters Counters
 	bootID   atomic.Int64
+	// shareMoved has a place for one value: a share was written that may begin or end.
+	shareMoved chan struct{}
 	// unknownSince is when this node booted; nil once the devices that a former
 	// life left online have returned or are offline.
 	unknownSince atomic.Pointer[time.Time]
@@ -94,7 +96,7 @@ type Counters struct {
 // New makes a Registry and starts its group commit; [Registry.Close] ends it.
 func New(store Store, courier Courier, opts Options) *Registry {
 	opts.defaults()
-	r := &Registry{store: store, courier: courier, opts: opts, log: opts.Logger}
+	r := &Registry{store: store, courier: courier, opts: opts, log: opts.Logger, shareMoved: make(chan struct{}, 1)}
 	r.bootID.Store(opts.NextID())
 	r.feed = newFeed(opts.NextID, &r.counters.FeedDropped)
 	r.ingest = newIngest(store, opts.Linger, &r.counters, r.feed, r.log)
