@@ -66,6 +66,9 @@ func (a *api) verifyMagicLink(r *request) (answer, error) {
 	if err := r.decodeLogin(&in); err != nil {
 		return answer{}, err
 	}
+	if err := a.limits.install(in.InstallID); err != nil {
+		return answer{}, err
+	}
 	tokens, u, err := a.Accounts.VerifyMagicLink(r.Context(), account.MagicLinkProof{
 		Token: in.Token, CodeVerifier: in.CodeVerifier,
 		Device: account.Device{InstallID: in.InstallID, Platform: in.Device.Platform, Name: in.Device.Name},

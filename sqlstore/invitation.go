@@ -55,7 +55,7 @@ func (t *tx) Invitation(ctx context.Context, id int64, email string, now time.Ti
 // InvitationsTo implements registry.InvitationTx.
 func (t *tx) InvitationsTo(ctx context.Context, email string, now time.Time, before int64, limit int) ([]registry.Invitation, error) {
 	return collect(ctx, t, selectInvitations+` WHERE i.email = $1 AND i.expires_at > $2 AND i.invitation_id < $3
-		ORDER BY i.invitation_id DESC LIMIT $4`, []any{email, micros(now), below(before), capped(limit)}, scanInvitation)
+		ORDER BY i.invitation_id DESC LIMIT CAST($4 AS BIGINT)`, []any{email, micros(now), below(before), capped(limit)}, scanInvitation)
 }
 
 // InvitationsOf implements registry.InvitationTx.
@@ -78,6 +78,6 @@ func (t *tx) DeleteInvitations(ctx context.Context, deviceNo int64) error {
 // DeleteExpiredInvitations implements registry.InvitationTx.
 func (t *tx) DeleteExpiredInvitations(ctx context.Context, before time.Time, limit int) (int, error) {
 	n, err := t.exec(ctx, `DELETE FROM invitations WHERE invitation_id IN
-		(SELECT invitation_id FROM invitations WHERE expires_at < $1 ORDER BY expires_at LIMIT $2)`, micros(before), capped(limit))
+		(SELECT invitation_id FROM invitations WHERE expires_at < $1 ORDER BY expires_at LIMIT CAST($2 AS BIGINT))`, micros(before), capped(limit))
 	return int(n), err
 }

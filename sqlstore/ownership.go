@@ -102,7 +102,7 @@ func (t *tx) OwnedDevices(ctx context.Context, userID string, now time.Time, aft
 		when, args[1] = ` AND $2 = 0`, int64(0)
 	}
 	return collect(ctx, t, `SELECT `+deviceColumns+`, o.role`+fromOwnership+`
-		WHERE o.user_id = $1 AND o.device_no > $3`+when+` ORDER BY o.device_no LIMIT $4`, args, scanOwned)
+		WHERE o.user_id = $1 AND o.device_no > $3`+when+` ORDER BY o.device_no LIMIT CAST($4 AS BIGINT)`, args, scanOwned)
 }
 
 // ReadableIDs implements registry.OwnershipTx.

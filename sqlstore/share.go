@@ -53,7 +53,7 @@ func (t *tx) NextCrossing(ctx context.Context, after time.Time) (next, firstEnde
 func (t *tx) DeleteEndedShares(ctx context.Context, before time.Time, limit int) ([]registry.Crossing, error) {
 	list, err := collect(ctx, t, `SELECT d.device_id, o.device_no, o.user_id, o.role, o.starts_at, o.ends_at
 		FROM device_ownership o JOIN devices d ON d.device_no = o.device_no
-		WHERE o.ends_at < $1 ORDER BY o.ends_at LIMIT $2`, []any{micros(before), capped(limit)}, scanCrossing)
+		WHERE o.ends_at < $1 ORDER BY o.ends_at LIMIT CAST($2 AS BIGINT)`, []any{micros(before), capped(limit)}, scanCrossing)
 	if err != nil {
 		return nil, err
 	}

@@ -266,13 +266,13 @@ func TestPrepareRefusesWhatMustNotBeServed(t *testing.T) {
 		{"a further issuer with a name that is taken", func(c *app.Config) {
 			c.Issuers = map[string]app.Issuer{"dev": {URL: "https://issuer.example", ClientIDs: []string{"ios"}}}
 		}, "the name dev is taken"},
-		{"WeChat", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "0123456789abcdef0123456789abcdef" }, ""},
+		{"WeChat", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "8c1f04e2b97d5a63e0f2716b4d9a385c" }, ""},
 		{"WeChat without its secret", func(c *app.Config) { c.WeChatAppID = "wx1" }, "WECHAT_SECRET"},
 		{"WeChat with a short secret", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "hunter2" }, "WECHAT_SECRET is not an AppSecret"},
 		{"WeChat with a secret of zeros", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "00000000000000000000000000000000" }, "WECHAT_SECRET is not an AppSecret"},
 		{"WeChat in the clear", func(c *app.Config) { c.WeChatBaseURL = "http://api.example" }, "WECHAT_BASE_URL"},
 		{"mail", func(c *app.Config) {
-			c.SMTPURL, c.MailFrom, c.PublicURL = "smtp://u:hunter2@mail.example.com", "Devices <no-reply@example.com>", "https://cloud.example.com"
+			c.SMTPURL, c.MailFrom, c.PublicURL = "smtp://u:lake-Copper-41-moss@mail.example.com", "Devices <no-reply@example.com>", "https://cloud.example.com"
 		}, ""},
 		{"mail without a sender", func(c *app.Config) { c.SMTPURL, c.PublicURL = "smtp://localhost", "https://cloud.example.com" }, "MAIL_FROM is required"},
 		{"mail without a public URL", func(c *app.Config) { c.SMTPURL, c.MailFrom = "smtp://localhost", "a@example.com" }, "PUBLIC_URL is required"},

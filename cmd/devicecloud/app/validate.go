@@ -148,6 +148,9 @@ func (c *Config) checkStrength() error {
 		weak   func(string) error
 	}{
 		{"DATABASE_URL", c.DatabaseURL, weakURL},
+		{"SMTP_URL", c.SMTPURL, weakURL},
+		{"WECHAT_SECRET", c.WeChatSecret, weakShared},
+		{"ADMIN_OIDC_CLIENT_SECRET", c.AdminOIDCClientSecret, weakShared},
 	} {
 		if s.secret == "" {
 			continue

@@ -61,6 +61,9 @@ func weakText(s string, least int) error {
 	return nil
 }
 
+// weakShared is weakText for a secret that somebody else made for us.
+func weakShared(s string) error { return weakText(s, minSharedSecret) }
+
 // placeholder reports whether a text is what a manual shows instead of a value.
 func placeholder(s string) bool {
 	for _, form := range [][2]string{{"<", ">"}, {"{", "}"}, {"[", "]"}, {"${", "}"}, {"$(", ")"}, {"%", "%"}} {
@@ -153,7 +156,7 @@ func weakURL(text string) error {
 	case password == u.User.Username():
 		return errors.New("has the user's name as password")
 	}
-	if err := weakText(password, minSharedSecret); err != nil {
+	if err := weakShared(password); err != nil {
 		return fmt.Errorf("has a password that %w", err)
 	}
 	return nil
