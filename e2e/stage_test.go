@@ -155,6 +155,8 @@ type stage struct {
 	guest User   // has every device shared
 	// invited are open invitations by whom they invite: to the device of another person.
 	invited map[string]string
+	// claims are claims that wait for a device, by whose they are, as they are asked for.
+	claims map[string]string
 }
 
 // The ways in that the people of a stage have beside the dev provider.

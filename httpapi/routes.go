@@ -63,7 +63,11 @@ func (a *api) routes() []route {
 
 		{get, pathStream, person, a.streamEvents},
 		{get, "/api/devices", person, a.listDevices},
+		{post, "/api/devices/activate", person, a.activateDevice},
+		{post, "/api/devices/claims", person, a.startClaim},
+		{get, "/api/devices/claims/{claim_id}", person, a.getClaim},
 		{get, "/api/devices/{id}", person, a.getDevice},
+		{post, "/api/devices/{id}/claim-challenge", person, a.challengeDevice},
 		{patch, "/api/devices/{id}", person, a.renameDevice},
 		{remove, "/api/devices/{id}", person, a.removeDevice},
 		{get, "/api/devices/{id}/connections", person, a.listConnections},
@@ -82,6 +86,7 @@ func (a *api) routes() []route {
 		{post, "/admin/orders/import", factory, a.importOrders},
 
 		{get, "/admin/devices", staff, a.adminListDevices},
+		{post, "/admin/devices/claim", staff, a.supportClaim},
 		{get, "/admin/devices/{id}", staff, a.adminGetDevice},
 		{remove, "/admin/devices/{id}", admin, a.deleteDevice},
 		{get, "/admin/devices/{id}/audit", staff, a.deviceAudit},

@@ -111,6 +111,11 @@ var access = map[string]refusal{
 	"GET /api/devices/{id}/events":              {want: "401 404 200 200 200 200 200"},
 	"PATCH /api/devices/{id}":                   {body: `{"name":"Kitchen"}`, want: "401 404 403 200 200 403 200"},
 	"DELETE /api/devices/{id}":                  {want: "401 404 200 200 200 403 200"},
+	"POST /api/devices/activate":                {body: `{"device_id":"x","claim_secret":"y"}`, want: "401 404 404 404 404 403 403"},
+	"POST /api/devices/claims":                  {body: `{}`, want: "401 201 201 201 201 403 403"},
+	"GET /api/devices/claims/{claim_id}":        {want: "401 404 404 404 404 403 403"},
+	"POST /api/devices/{id}/claim-challenge":    {want: "401 404 403 403 409 403 403"},
+	"POST /admin/devices/claim":                 {body: `{"device_id":"x","user_id":"y"}`, want: "401 403 403 403 403 404 404"},
 	"POST /api/devices/{id}/share":              {body: `{"user_email":"friend@example.com","role":"viewer"}`, want: "401 404 403 403 202 403 202"},
 	"GET /api/devices/{id}/shares":              {want: "401 404 403 403 200 403 200"},
 	"DELETE /api/devices/{id}/shares/{user_id}": {want: "401 404 403 403 404 403 404"}, // of nobody
@@ -285,6 +290,9 @@ func TestBadBodies(t *testing.T) {
 		"POST /api/auth/app-magic-link/verify": {`{"token":5}`, `{"token":"x","install_id":{}}`, `{"token":"x","install_id":"y","code_verifier":["z"]}`},
 		"POST /admin/auth/login":               {`{"email":5}`, `{"email":"a","password":{}}`},
 		"PATCH /api/devices/{id}":              {`{"name":5}`, `{"name":["x"]}`, `{"name":""}`, `{"name":"\u0000"}`, `{"name":"` + strings.Repeat("x", 65) + `"}`, `{"name":"a\nb"}`},
+		"POST /api/devices/activate":           {`{}`, `{"device_id":5}`, `{"mac":"x","claim_secret":"y"}`, `{"device_id":"x"}`, `{"claim_secret":"x"}`, `{"device_id":"x","claim_secret":[]}`, `{"device_id":"x\u0000","claim_secret":"y"}`, `{"device_id":"x","mac":"02:00:00:00:00:01","claim_secret":"y"}`, `{"device_id":"x","claim_secret":"` + strings.Repeat("y", 300) + `"}`},
+		"POST /api/devices/claims":             {`[]`},
+		"POST /admin/devices/claim":            {`{}`, `{"device_id":5}`, `{"device_id":"x"}`, `{"user_id":"x"}`, `{"device_id":"x","user_email":"nobody"}`, `{"device_id":"x","user_id":"y","proof":5}`},
 		"POST /api/devices/{id}/share":         {`{}`, `{"user_email":5,"role":"viewer"}`, `{"user_email":"a@example.com"}`, `{"user_email":"a@example.com","role":"owner"}`, `{"user_email":"a@example.com","role":[]}`, `{"user_email":"nobody","role":"viewer"}`, `{"user_email":"a@example.com","role":"viewer","ends_at":"soon"}`, `{"user_email":"a@example.com","role":"viewer","ends_at":"2020-01-01T00:00:00Z"}`, `{"user_email":"a@example.com","role":"viewer","starts_at":"2027-02-01T00:00:00Z","ends_at":"2027-01-01T00:00:00Z"}`},
 		"POST /api/devices/{id}/transfer":      {`{}`, `{"user_email":[]}`, `{"user_email":"nobody"}`, `{"user_email":"a@example.com\u0000"}`},
 		"POST /admin/enroll":                   {`{"mac_address":5}`, `{"mac_address":"02:00:00:00:00:08","device_secret_hash":"short"}`, `{"mac_address":"02:00:00:00:00:08","device_secret_hash":1}`},
@@ -313,7 +321,8 @@ func TestBadBodies(t *testing.T) {
 
 // taker is somebody whose body the route looks at.
 func taker(canonical string) string {
-	if canonical == "POST /api/me/identities" {
+	switch canonical {
+	case "POST /api/me/identities", "POST /api/devices/activate", "POST /api/devices/claims":
 		return "owner"
 	}
 	return "admin"

@@ -47,3 +47,6 @@ func ParseCursor(s string) (life, seq int64, ok bool) { return parseCursor(s) }
 func (r *Registry) CrossShares(ctx context.Context, last, now time.Time) (time.Time, error) {
 	return r.crossShares(ctx, last, now)
 }
+
+// BindingProof is the proof of a claim.
+func BindingProof(key []byte, message string) []byte { return bindingProof(key, message) }

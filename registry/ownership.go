@@ -257,7 +257,7 @@ func (r *Registry) giveUp(ctx context.Context, tx Tx, a Actor, d OwnedDevice, us
 	return r.release(ctx, tx, a, d.Device)
 }
 
-// release makes a device nobody's: rows, open invitations, the name, and what is kept
+// release makes a device nobody's: rows, open invitations and claims, the name, and what is kept
 // of its people's time with it. That it was ever owned stays, so that no purchase links
 // it again. It returns who lost access.
 func (r *Registry) release(ctx context.Context, tx Tx, a Actor, d Device) (lost []string, err error) {
@@ -265,6 +265,9 @@ func (r *Registry) release(ctx context.Context, tx Tx, a Actor, d Device) (lost 
 		return nil, err
 	}
 	if err := tx.DeleteInvitations(ctx, d.No); err != nil {
+		return nil, err
+	}
+	if err := tx.DeletePairings(ctx, d.No); err != nil {
 		return nil, err
 	}
 	if err := tx.SetDeviceName(ctx, d.No, "", r.now()); err != nil {

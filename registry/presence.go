@@ -390,6 +390,7 @@ func (r *Registry) retain(ctx context.Context) error {
 		func(tx Tx) (int, error) {
 			return tx.DeleteHistory(ctx, r.now().Add(-r.opts.HistoryRetention), retentionBatch)
 		},
+		func(tx Tx) (int, error) { return tx.DeleteClaims(ctx, r.now().Add(-claimMemory), retentionBatch) },
 		func(tx Tx) (int, error) { return tx.DeleteExpiredInvitations(ctx, r.now(), retentionBatch) },
 	} {
 		for ctx.Err() == nil {

@@ -19,6 +19,8 @@ type Options struct {
 	AuditRetention    time.Duration    // default 90 days
 	HistoryRetention  time.Duration    // of connections and events; default 90 days
 	MaxDevicesPerUser int              // default 50
+	PairingCodeLife   time.Duration    // of a code that an app hands to a device; default 300 s
+	NoClaimLimits     bool             // failed tries to claim are not limited
 	Sealer            *Sealer          // nil: credentials are stored as bare digests
 	Linger            time.Duration    // how long a batch collects writes; default 10 ms
 	Logger            *slog.Logger     // default slog.Default()
@@ -41,7 +43,7 @@ func (o *Options) defaults() {
 	for _, d := range []struct {
 		field *time.Duration
 		value time.Duration
-	}{{&o.OfflineThreshold, 2 * time.Minute}, {&o.AuditRetention, 90 * day}, {&o.HistoryRetention, 90 * day}, {&o.Linger, 10 * time.Millisecond}} {
+	}{{&o.OfflineThreshold, 2 * time.Minute}, {&o.AuditRetention, 90 * day}, {&o.HistoryRetention, 90 * day}, {&o.Linger, 10 * time.Millisecond}, {&o.PairingCodeLife, 5 * time.Minute}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}

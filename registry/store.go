@@ -33,6 +33,7 @@ type Tx interface {
 	OwnershipTx
 	ShareTx
 	InvitationTx
+	ClaimTx
 	OrderTx
 	AuditTx
 	People
@@ -191,6 +192,32 @@ type InvitationTx interface {
 	DeleteExpiredInvitations(ctx context.Context, before time.Time, limit int) (int, error)
 }
 
+// ClaimTx reads and writes claims that wait for their device, and counts failed tries.
+type ClaimTx interface {
+	// ClaimSecretHash is the SHA-256 of the secret on a device's label; nil when none
+	// is known.
+	ClaimSecretHash(ctx context.Context, deviceNo int64) ([]byte, error)
+	// InsertPairing writes a claim that waits; put is false when the person has limit
+	// that wait and have not expired. Two at once cannot pass the limit.
+	InsertPairing(ctx context.Context, p Pairing, limit int) (put bool, err error)
+	// Pairing reads a claim; ErrClaimNotFound.
+	Pairing(ctx context.Context, id string) (Pairing, error)
+	// PairingByHash reads a claim by its code or challenge; ErrClaimNotFound.
+	PairingByHash(ctx context.Context, hash []byte) (Pairing, error)
+	// SettlePairing ends a claim that waits; changed says whether it did wait.
+	SettlePairing(ctx context.Context, id string, status ClaimStatus, deviceNo int64, why string) (changed bool, err error)
+	// DeletePairings removes the claims that name a device.
+	DeletePairings(ctx context.Context, deviceNo int64) error
+	// DeleteClaims deletes at most limit rows of claims and tries that were over before
+	// the given time; it returns how many.
+	DeleteClaims(ctx context.Context, before time.Time, limit int) (int, error)
+	// InsertTry records a failed try.
+	InsertTry(ctx context.Context, id int64, subject string, at time.Time) error
+	// CountTries counts a subject's failed tries since a time, and says when the first
+	// of them was.
+	CountTries(ctx context.Context, subject string, since time.Time) (n int, oldest time.Time, err error)
+}
+
 // OrderTx reads and writes order lines.
 type OrderTx interface {
 	// InsertOrder writes a line. The same line again is created=false; the same
@@ -224,4 +251,6 @@ type People interface {
 	UserByVerifiedEmail(ctx context.Context, email string) (userID string, ok bool, err error)
 	// VerifiedEmail is a person's verified e-mail; "" when there is none.
 	VerifiedEmail(ctx context.Context, userID string) (email string, err error)
+	// UserEnabled reports whether there is such a person, and it is not disabled.
+	UserEnabled(ctx context.Context, userID string) (bool, error)
 }

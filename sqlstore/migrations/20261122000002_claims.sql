@@ -23,3 +23,29 @@ CREATE TABLE invitations (
 CREATE UNIQUE INDEX idx_invitations_transfer ON invitations (device_no) WHERE kind = 'transfer';
 CREATE INDEX idx_invitations_email ON invitations (email, invitation_id);
 CREATE INDEX idx_invitations_expiry ON invitations (expires_at);
+
+-- Claims that wait for their device, by SHA-256 of the pairing code or the challenge.
+-- Rows are deleted an hour after they have expired.
+CREATE TABLE claims (
+    claim_id   TEXT PRIMARY KEY,
+    user_id    TEXT NOT NULL REFERENCES users (user_id) ON DELETE CASCADE,
+    via        TEXT NOT NULL CHECK (via IN ('pairing_code', 'button')),
+    hash       BYTEA NOT NULL UNIQUE,
+    device_no  INTEGER REFERENCES devices (device_no) ON DELETE CASCADE,
+    status     TEXT NOT NULL CHECK (status IN ('pending', 'claimed', 'rejected')),
+    error      TEXT,  -- why it was rejected
+    created_at BIGINT NOT NULL,
+    expires_at BIGINT NOT NULL
+);
+CREATE INDEX idx_claims_user ON claims (user_id);
+CREATE INDEX idx_claims_device ON claims (device_no);
+CREATE INDEX idx_claims_expiry ON claims (expires_at);
+
+-- Tries to claim a device that failed in the last hour, of a device or of a person.
+CREATE TABLE claim_tries (
+    try_id   BIGINT PRIMARY KEY,
+    subject  TEXT NOT NULL,  -- device:<id> or user:<id>
+    tried_at BIGINT NOT NULL
+);
+CREATE INDEX idx_claim_tries_subject ON claim_tries (subject, tried_at);
+CREATE INDEX idx_claim_tries_time ON claim_tries (tried_at);

@@ -33,6 +33,8 @@ func (c *Config) registryOptions(log *slog.Logger) (registry.Options, error) {
 		AuditRetention:    time.Duration(c.AuditRetentionDays) * day,
 		HistoryRetention:  time.Duration(c.HistoryRetentionDays) * day,
 		MaxDevicesPerUser: c.MaxDevicesPerUser,
+		PairingCodeLife:   time.Duration(c.PairingCodeExpirySec) * time.Second,
+		NoClaimLimits:     c.Dev,
 		Logger:            log,
 	}
 	key, err := c.encryptionKey()
