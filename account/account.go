@@ -231,6 +231,6 @@ var (
 	ErrLinkRequired        = registry.E(registry.Conflict, "account_link_required", "This e-mail address already signs in another way.")
 	ErrRateLimited         = registry.E(registry.RateLimited, "RATE_LIMITED", "Too many attempts. Try again later.")
 	ErrInvalidEmail        = registry.E(registry.Invalid, "invalid_email", "This is not an e-mail address.")
-	ErrWeakPassword        = registry.E(registry.Invalid, "weak_password", "A password needs 12 to 256 characters.")
+	ErrWeakPassword        = registry.E(registry.Invalid, "weak_password", "A password needs 12 to 256 characters, and is not one of those that are tried first.")
 	ErrInvalidRole         = registry.E(registry.Invalid, "invalid_role", "The role must be admin or support.")
 )

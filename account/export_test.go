@@ -18,3 +18,6 @@ func (t TOTPSecret) Code(step int64) string { return t.code(step) }
 
 // TOTPSecretOf makes a secret of its bytes.
 func TOTPSecretOf(b []byte) TOTPSecret { return TOTPSecret{b} }
+
+// OpenFlow is what the service makes of what a browser has kept.
+func (s *Service) OpenFlow(kept string) (StaffFlow, bool) { return s.flows.open(kept, s.opts.Now()) }

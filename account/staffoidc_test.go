@@ -225,3 +225,19 @@ func TestStaffOIDC(t *testing.T) {
 		}
 	})
 }
+
+// FuzzStaffFlow: nothing that a browser brings is taken but what it was given.
+func FuzzStaffFlow(f *testing.F) {
+	w := newWorld(f, func(o *account.Options) { o.StaffProvider = &directory{} })
+	b := begin(f, w)
+	f.Add(b.kept)
+	f.Add(b.kept[:len(b.kept)-1])
+	f.Add("")
+	f.Add("AAAA")
+	f.Fuzz(func(t *testing.T, kept string) {
+		flow, ok := w.OpenFlow(kept)
+		if ok != (kept == b.kept) || ok && (flow.State != b.state || flow.Nonce != b.nonce) {
+			t.Errorf("%q is taken", kept)
+		}
+	})
+}

@@ -129,12 +129,14 @@ func (s *Service) ActorByToken(ctx context.Context, token string) (registry.Acto
 			return registry.Actor{}, time.Time{}, err
 		}
 	} else if s.revocation.has(t.actor.SessionID) {
-		return registry.Actor{}, time.Time{}, ErrInvalidToken.With(errSessionEnded)
+		return registry.Actor{}, time.Time{}, ErrInvalidToken.With(ErrSessionEnded)
 	}
 	return t.actor, t.until, nil
 }
 
-var errSessionEnded = errors.New("account: the token's session has ended")
+// ErrSessionEnded is the cause of ErrInvalidToken for a token that would be good if its
+// session had not been ended.
+var ErrSessionEnded = errors.New("account: the token's session has ended")
 
 // parse checks a token; its errors are for the log and never quote the token.
 func (s *Service) parse(token string) (registry.Actor, time.Time, error) {

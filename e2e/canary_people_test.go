@@ -291,6 +291,8 @@ func (v *voyage) staffManage() {
 	v.send("DELETE", "/admin/service-accounts/"+client+"/keys/"+v.text(key, "key_id"), v.admin, nil)
 	v.send("GET", "/api/devices", apiKey, nil)
 	v.send("GET", "/admin/users?q="+url.QueryEscape(apiKey), v.admin, nil)
+	v.send("DELETE", "/admin/service-accounts/"+client+"/keys/"+apiKey, v.admin, nil) // pasted where its id belongs
+	v.send("GET", "/admin/service-accounts/"+clientSecret, v.admin, nil)
 }
 
 // echoingMailServer is a mail server that says in every refusal what it was told.
@@ -416,6 +418,32 @@ func TestNoSecretLeavesThroughMail(t *testing.T) {
 	}
 	if !strings.Contains(c.Log(), "mail") {
 		t.Error("the log says nothing of mails")
+	}
+}
+
+// TestNoSecretLeavesOnPostgreSQL keeps the registry where the password of DATABASE_URL
+// is needed, and then where it is of no use.
+func TestNoSecretLeavesOnPostgreSQL(t *testing.T) {
+	secrets := newCanaries()
+	at, err := url.Parse(postgres.URL(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at.User = url.UserPassword(at.User.Username(), secrets.plant("the password of DATABASE_URL", "postgres+/"+rand.Text()))
+	v := &voyage{t: t, canaries: secrets, password: adminPassword}
+	v.Cloud = Start(t, Options{Env: map[string]string{"DATABASE_URL": at.String()}})
+	v.admin = v.token(v.send("POST", "/admin/auth/login", "", object{"email": adminEmail, "password": adminPassword}))
+	v.staffSignsIn()
+	v.devicesComeIn()
+	v.staffLooks()
+	elsewhere := *at
+	elsewhere.Path = "/no_such_database"
+	v.badStart(map[string]string{"DATABASE_URL": elsewhere.String()})
+	elsewhere = *at
+	elsewhere.User = url.UserPassword("nobody_"+rand.Text()[:8], secrets.plant("another password", "nobody+"+rand.Text()))
+	v.badStart(map[string]string{"DATABASE_URL": elsewhere.String()})
+	for _, f := range secrets.sweep(t, v.Cloud) {
+		t.Error(f)
 	}
 }
 

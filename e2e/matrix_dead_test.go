@@ -50,6 +50,9 @@ func TestDeadTokensAreNobodysEverywhere(t *testing.T) {
 		if i < 0 || strings.Fields(matrix[i].want)[0] != "401" {
 			continue // without a row TestEveryRouteAnswersByTheMatrix fails
 		}
+		if canonical == "DELETE /api/auth/app-token" {
+			continue // signing out twice is signing out [contracts C.3]
+		}
 		path = variables.ReplaceAllString(path, s.house.ID)
 		body := ""
 		if matrix[i].body != "" && method != http.MethodGet {

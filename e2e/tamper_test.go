@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -292,6 +293,45 @@ func TestForgedTokensAreRefusedAlike(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestAPublishedKeyIsNotTakenWhileRunning puts keys that anybody could have into the
+// key file of a running program, and signs with them.
+func TestAPublishedKeyIsNotTakenWhileRunning(t *testing.T) {
+	here := newSite(t)
+	env := here.settings(t)
+	c := Start(t, Options{Production: true, Env: env, TLS: here.client()})
+	genuine := c.staff(t)
+	const complaint = "the signing keys cannot be read anew"
+	for name, seed := range map[string]string{
+		"a key of RFC 8410": "d4ee72dbf913584ad5b6d8f1f769f8ad3afe7c28cbf1d4fbe097a88f44755842", "a key of zeros": strings.Repeat("00", 32), "a key of text": hex.EncodeToString([]byte("this is a secret key of 32 bytes")),
+	} {
+		raw, err := hex.DecodeString(seed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := ed25519.NewKeyFromSeed(raw)
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := strings.Count(c.Log(), complaint)
+		if err := os.WriteFile(env["TOKEN_SIGNING_KEY_FILE"], pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		Await(t, 15*time.Second, func() bool { return strings.Count(c.Log(), complaint) > before }, func() string { return "nobody complains of " + name })
+		var set struct{ Keys []struct{ X string } }
+		c.Get("/.well-known/jwks.json", "", &set)
+		if len(set.Keys) != 1 || set.Keys[0].X == base64.RawURLEncoding.EncodeToString(key.Public().(ed25519.PublicKey)) {
+			t.Errorf("%s is published: %v", name, set)
+		}
+		if r := c.exchange(t, request{method: http.MethodGet, path: "/admin/stats", token: newMint(t, key, genuine.Token).sign(jwt.SigningMethodEdDSA, key, nil, nil)}); r.status != http.StatusUnauthorized {
+			t.Errorf("%s signs somebody in: %d", name, r.status)
+		}
+		if r := c.exchange(t, request{method: http.MethodGet, path: "/admin/stats", token: genuine.Token}); r.status != http.StatusOK {
+			t.Errorf("after %s a genuine token gets %d", name, r.status)
+		}
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/opticworks/devicecloud/httpapi"
 )
 
 func TestServiceAccountsOverHTTP(t *testing.T) {
@@ -127,6 +129,23 @@ func TestServiceAccountsOverHTTP(t *testing.T) {
 		}
 		for _, cursor := range []string{"x", "%00", "dg", strings.Repeat("A", 3000)} {
 			w.do(t, call{method: "GET", path: "/admin/service-accounts?cursor=" + cursor, as: "admin"}).want(t, 400, "invalid_request")
+		}
+	})
+}
+
+// FuzzTextCursor: what is taken for a cursor is one of this list, and names a row.
+func FuzzTextCursor(f *testing.F) {
+	for i, l := range httpapi.TextLists {
+		f.Add(l.TextCursor("0198c2f0-0000-7000-8000-000000000001"), uint8(i))
+	}
+	f.Add("", uint8(0))
+	f.Add("dA", uint8(0))
+	f.Add("dAAA", uint8(0))
+	f.Fuzz(func(t *testing.T, s string, n uint8) {
+		l := httpapi.TextLists[int(n)%len(httpapi.TextLists)]
+		key, err := l.ParseText(s)
+		if err == nil && s != "" && (key == "" || l.TextCursor(key) != s) {
+			t.Errorf("%q is taken for the cursor of %q", s, key)
 		}
 	})
 }

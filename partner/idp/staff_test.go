@@ -54,7 +54,12 @@ func newStaffIssuer(t *testing.T, scopes ...string) *staffIssuer {
 
 func (s *staffIssuer) provider(t *testing.T) *idp.Staff {
 	t.Helper()
-	p, err := idp.NewStaff(idp.StaffClient{Issuer: s.url(), ClientID: staffClient, ClientSecret: s.secret, RedirectURL: staffRedirect, GroupsClaim: "groups"}, idp.Options{})
+	return s.providerAt(t, time.Now)
+}
+
+func (s *staffIssuer) providerAt(t *testing.T, now func() time.Time) *idp.Staff {
+	t.Helper()
+	p, err := idp.NewStaff(idp.StaffClient{Issuer: s.url(), ClientID: staffClient, ClientSecret: s.secret, RedirectURL: staffRedirect, GroupsClaim: "groups"}, idp.Options{Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,11 +231,16 @@ func TestStaffSignIn(t *testing.T) {
 		s := newStaffIssuer(t)
 		good := s.discoveryNow()
 		s.answerDiscovery(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusBadGateway) })
-		p := s.provider(t)
+		now := time.Now()
+		p := s.providerAt(t, func() time.Time { return now })
 		if _, err := p.AuthURL(ctx, flow); !errors.Is(err, account.ErrProviderUnavailable) {
 			t.Error(err)
 		}
 		s.answerDiscovery(good)
+		if _, err := p.AuthURL(ctx, flow); !errors.Is(err, account.ErrProviderUnavailable) {
+			t.Error("it is asked again at once: anybody could make us hammer it", err)
+		}
+		now = now.Add(10 * time.Second)
 		address, err := p.AuthURL(ctx, flow)
 		if err != nil {
 			t.Fatal(err)

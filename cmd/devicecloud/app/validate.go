@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -27,7 +28,7 @@ func (c *Config) Prepare() error {
 		c.checkNumbers(),
 		c.checkIdentity(),
 		errorOf(c.trustedProxies()),
-		errorOf(c.staffProvider()),
+		errorOf(c.staffProvider(slog.New(slog.DiscardHandler))),
 	)
 }
 
