@@ -111,11 +111,11 @@ func TestActivation(t *testing.T) {
 		clock := newClock()
 		h := open(t, registry.Options{Now: clock.now})
 		h.user("u1", "one@example.com")
-		d, s := h.labelled(1)
+		d, _ := h.labelled(1)
 		clock.add(15 * time.Minute)
 		_, err := h.activate("u1", d, labelSecret)
 		wantErr(t, "15 minutes later", err, registry.ErrWindowClosed)
-		s = h.connect(d)
+		s := h.connect(d)
 		h.provision(s, d)
 		if _, err := h.Disconnect(ctx, s, registry.NetworkError, clock.now()); err != nil {
 			t.Fatal(err)
