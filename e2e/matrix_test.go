@@ -107,6 +107,8 @@ var matrix = []rule{
 	{route: "POST /admin/devices/{id}/disable", want: "                  401    role   role   role   role   ok     ok     role   role"},
 	{route: "POST /admin/devices/{id}/enable", want: "                   401    role   role   role   role   ok     ok     role   role"},
 	{route: "POST /admin/devices/{id}/disconnect", want: "               401    role   role   role   role   ok     ok     role   role"},
+	{route: "POST /admin/devices/{id}/entitlements", want: "            401    role   role   role   role   role   ok     role   role", body: `{"capability":"live_view"}`},
+	{route: "DELETE /admin/devices/{id}/entitlements", want: "          401    role   role   role   role   role   ok     role   role", query: "capability=live_view"},
 	{route: "POST /admin/devices/{id}/release", want: "                 401    role   role   role   role   ok     ok     role   role"},
 	{route: "POST /admin/devices/{id}/credentials", want: "              401    role   role   role   role   role   ok     role   role", body: `{"kind":"secret","secret_hash":"$HASH"}`},
 	{route: "GET /admin/audit", want: "                                  401    role   role   role   role   role   ok     role   role"},

@@ -94,6 +94,8 @@ func (a *api) routes() []route {
 		{post, "/admin/devices/{id}/disable", staff, a.disableDevice},
 		{post, "/admin/devices/{id}/enable", staff, a.enableDevice},
 		{post, "/admin/devices/{id}/disconnect", staff, a.disconnectDevice},
+		{post, "/admin/devices/{id}/entitlements", admin, a.grantEntitlement},
+		{remove, "/admin/devices/{id}/entitlements", admin, a.revokeEntitlements},
 		{post, "/admin/devices/{id}/release", staff, a.releaseDevice},
 		{post, "/admin/devices/{id}/credentials", admin, a.addCredential},
 		{get, "/admin/audit", admin, a.audit},

@@ -184,7 +184,7 @@ func (r *Registry) link(ctx context.Context, tx Tx, a Actor, d Device, o Order, 
 	if _, err := tx.LinkOrder(ctx, o.OrderID, o.DeviceMAC, user, now); err != nil {
 		return false, err
 	}
-	if err := tx.SetEverOwned(ctx, d.No); err != nil {
+	if err := r.firstOwned(ctx, tx, d, now); err != nil {
 		return false, err
 	}
 	return true, r.audit(ctx, tx, a, d.ID, "claimed", map[string]any{"user_id": user, "via": viaPurchase, "order_id": o.OrderID})

@@ -291,7 +291,7 @@ func (r *Registry) bind(ctx context.Context, tx Tx, a Actor, d Device, userID, v
 	if !changed {
 		return ErrOwnedByOther
 	}
-	if err := tx.SetEverOwned(ctx, d.No); err != nil {
+	if err := r.firstOwned(ctx, tx, d, now); err != nil {
 		return err
 	}
 	return r.audit(ctx, tx, a, d.ID, "claimed", map[string]any{"user_id": userID, "via": via})

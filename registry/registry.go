@@ -20,6 +20,7 @@ type Options struct {
 	HistoryRetention  time.Duration    // of connections and events; default 90 days
 	MaxDevicesPerUser int              // default 50
 	PairingCodeLife   time.Duration    // of a code that an app hands to a device; default 300 s
+	Trial             time.Duration    // of services, from a device's first activation; default 30 days, negative: none
 	NoClaimLimits     bool             // failed tries to claim are not limited
 	Sealer            *Sealer          // nil: credentials are stored as bare digests
 	Linger            time.Duration    // how long a batch collects writes; default 10 ms
@@ -47,6 +48,9 @@ func (o *Options) defaults() {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
+	}
+	if o.Trial == 0 {
+		o.Trial = 30 * day
 	}
 	if o.MaxDevicesPerUser <= 0 {
 		o.MaxDevicesPerUser = 50

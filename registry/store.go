@@ -34,6 +34,7 @@ type Tx interface {
 	ShareTx
 	InvitationTx
 	ClaimTx
+	EntitlementTx
 	OrderTx
 	AuditTx
 	People
@@ -216,6 +217,19 @@ type ClaimTx interface {
 	// CountTries counts a subject's failed tries since a time, and says when the first
 	// of them was.
 	CountTries(ctx context.Context, subject string, since time.Time) (n int, oldest time.Time, err error)
+}
+
+// EntitlementTx reads and writes what devices are entitled to.
+type EntitlementTx interface {
+	// InsertEntitlement writes a row; changed is false for a second trial of the same
+	// capability.
+	InsertEntitlement(ctx context.Context, e Entitlement) (changed bool, err error)
+	// Entitlements lists a device's rows that have not ended at a time, oldest first.
+	Entitlements(ctx context.Context, deviceNo int64, at time.Time) ([]Entitlement, error)
+	// Entitled reports whether a row for a capability holds at a time.
+	Entitled(ctx context.Context, deviceNo int64, c Capability, at time.Time) (bool, error)
+	// DeleteGrants removes the grants of a capability; it returns how many.
+	DeleteGrants(ctx context.Context, deviceNo int64, c Capability) (int, error)
 }
 
 // OrderTx reads and writes order lines.

@@ -49,3 +49,19 @@ CREATE TABLE claim_tries (
 );
 CREATE INDEX idx_claim_tries_subject ON claim_tries (subject, tried_at);
 CREATE INDEX idx_claim_tries_time ON claim_tries (tried_at);
+
+-- Rights of devices to services, for a time. A device has one trial of a service, from
+-- its first activation.
+CREATE TABLE device_entitlements (
+    entitlement_id BIGINT PRIMARY KEY,
+    device_no      INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    capability     TEXT NOT NULL CHECK (capability IN ('live_view', 'cloud_playback', 'clip_download', 'ai_summary')),
+    source         TEXT NOT NULL CHECK (source IN ('trial', 'plan', 'grant')),
+    starts_at      BIGINT NOT NULL,
+    ends_at        BIGINT,   -- null: never
+    history_days   INTEGER,  -- how far back a recording may be played; null: no limit
+    granted_by     TEXT,     -- the actor of a grant
+    created_at     BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX idx_entitlements_trial ON device_entitlements (device_no, capability) WHERE source = 'trial';
+CREATE INDEX idx_entitlements_device ON device_entitlements (device_no, capability);

@@ -34,6 +34,7 @@ func (c *Config) registryOptions(log *slog.Logger) (registry.Options, error) {
 		HistoryRetention:  time.Duration(c.HistoryRetentionDays) * day,
 		MaxDevicesPerUser: c.MaxDevicesPerUser,
 		PairingCodeLife:   time.Duration(c.PairingCodeExpirySec) * time.Second,
+		Trial:             trialPeriod(c.TrialDays),
 		NoClaimLimits:     c.Dev,
 		Logger:            log,
 	}
@@ -43,6 +44,15 @@ func (c *Config) registryOptions(log *slog.Logger) (registry.Options, error) {
 	}
 	o.Sealer, err = registry.NewSealer(key)
 	return o, err
+}
+
+// trialPeriod says "no trial" as the registry does: negative, where 0 is its own
+// default.
+func trialPeriod(days int) time.Duration {
+	if days == 0 {
+		return -1
+	}
+	return time.Duration(days) * 24 * time.Hour
 }
 
 func (c *Config) offlineThreshold() time.Duration {
