@@ -74,6 +74,10 @@ func (g *guard) publish(s *session, k topic.Kind, pk *packets.Packet) verdict {
 		return g.report(s, k, pk)
 	case topic.Provision:
 		return g.provision(s, pk)
+	case topic.Claim:
+		return g.claim(s, k, pk, g.registry.ClaimByCode)
+	case topic.ClaimConfirm:
+		return g.claim(s, k, pk, g.registry.ConfirmClaim)
 	case topic.CommandResponse, topic.TargetsStream:
 		return g.passOn(s, k, pk)
 	}

@@ -23,6 +23,7 @@ const (
 	listStaff        list = 't'
 	listUsers        list = 'p'
 	listServices     list = 'v'
+	listInvitations  list = 'i'
 )
 
 // cursorLen is the length of a cursor, in characters.

@@ -84,48 +84,63 @@ type refusal struct {
 // access is who may do what. {id} is a device with an owner, a shared admin and a
 // viewer. [seed 003 9.1, contracts C.5]
 var access = map[string]refusal{
-	"POST /api/auth/app-token":             {body: `{"provider":"dev","id_token":"new@example.com"}`, want: "200 200 200 200 200 200 200"},
-	"DELETE /api/auth/app-token":           {want: "401 200 200 200 200 200 200"},
-	"POST /api/auth/refresh":               {body: `{"refresh_token":"` + strings.Repeat("A", 43) + `"}`, want: "401 401 401 401 401 401 401"},
-	"POST /api/auth/logout":                {body: `{"all":true}`, want: "401 200 200 200 200 200 200"},
-	"POST /admin/auth/login":               {body: `{"email":"root@example.com","password":"canary-admin-password"}`, want: "200 200 200 200 200 200 200"},
-	"POST /api/auth/app-magic-link":        {body: `{"email":"new@example.com","install_id":"i","code_challenge":"` + strings.Repeat("A", 43) + `"}`, want: "202 202 202 202 202 202 202"},
-	"POST /api/auth/app-magic-link/verify": {body: `{"token":"t","install_id":"i","code_verifier":"v"}`, want: "401 401 401 401 401 401 401"},
-	"GET /auth/magic":                      {want: "200 200 200 200 200 200 200"},
-	"GET /.well-known/jwks.json":           {want: "200 200 200 200 200 200 200"},
-	"GET /livez":                           {want: "200 200 200 200 200 200 200"},
-	"GET /readyz":                          {want: "200 200 200 200 200 200 200"},
-	"GET /openapi.yaml":                    {want: "200 200 200 200 200 200 200"},
-	"GET /asyncapi.yaml":                   {want: "200 200 200 200 200 200 200"},
-	"GET /api/me":                          {want: "401 200 200 200 200 200 200"},
-	"GET /api/events/stream":               {want: "401 200 200 200 200 200 200"},
-	"DELETE /api/me":                       {want: "401 200 200 200 200 403 403"},
-	"GET /api/me/sessions":                 {want: "401 200 200 200 200 200 200"},
-	"DELETE /api/me/sessions":              {want: "401 200 200 200 200 200 200"},
-	"DELETE /api/me/sessions/{sid}":        {want: "401 404 404 404 404 404 404"},
-	"POST /api/me/identities":              {body: `{"provider":"dev","id_token":"owner@example.com"}`, want: "401 409 409 409 200 403 403"},
-	"DELETE /api/me/identities/{provider}": {want: "401 404 404 404 404 403 403"},
-	"GET /api/devices":                     {want: "401 200 200 200 200 200 200"},
-	"GET /api/devices/{id}":                {want: "401 404 200 200 200 200 200"},
-	"GET /api/devices/{id}/connections":    {want: "401 404 200 200 200 200 200"},
-	"GET /api/devices/{id}/events":         {want: "401 404 200 200 200 200 200"},
-	"PATCH /api/devices/{id}":              {body: `{"name":"Kitchen"}`, want: "401 404 403 200 200 403 200"},
-	"DELETE /api/devices/{id}":             {want: "401 404 200 200 200 403 200"},
-	"POST /admin/enroll":                   {body: `{"mac_address":"02:00:00:00:00:09","device_secret_hash":"` + strings.Repeat("ab", 32) + `"}`, want: "401 403 403 403 403 403 201"},
-	"POST /admin/devices/import":           {csv: true, body: "mac_address,device_secret_hash\n", want: "401 403 403 403 403 403 200"},
-	"POST /admin/orders":                   {body: `{"order_id":"o1","user_email":"a@example.com","device_mac":"02:00:00:00:00:09"}`, want: "401 403 403 403 403 403 201"},
-	"POST /admin/orders/import":            {csv: true, body: "order_id,user_email,device_mac\n", want: "401 403 403 403 403 403 200"},
-	"GET /admin/devices":                   {want: "401 403 403 403 403 200 200"},
-	"GET /admin/devices/{id}":              {want: "401 403 403 403 403 200 200"},
-	"DELETE /admin/devices/{id}":           {want: "401 403 403 403 403 403 200"},
-	"GET /admin/devices/{id}/audit":        {want: "401 403 403 403 403 200 200"},
-	"GET /admin/devices/{id}/connections":  {want: "401 403 403 403 403 200 200"},
-	"POST /admin/devices/{id}/disable":     {want: "401 403 403 403 403 200 200"},
-	"POST /admin/devices/{id}/enable":      {want: "401 403 403 403 403 200 200"},
-	"POST /admin/devices/{id}/disconnect":  {want: "401 403 403 403 403 200 200"},
-	"POST /admin/devices/{id}/credentials": {body: `{"kind":"secret","secret_hash":"` + strings.Repeat("cd", 32) + `"}`, want: "401 403 403 403 403 403 201"},
-	"GET /admin/audit":                     {want: "401 403 403 403 403 403 200"},
-	"GET /admin/stats":                     {want: "401 403 403 403 403 403 200"},
+	"POST /api/auth/app-token":                  {body: `{"provider":"dev","id_token":"new@example.com"}`, want: "200 200 200 200 200 200 200"},
+	"DELETE /api/auth/app-token":                {want: "401 200 200 200 200 200 200"},
+	"POST /api/auth/refresh":                    {body: `{"refresh_token":"` + strings.Repeat("A", 43) + `"}`, want: "401 401 401 401 401 401 401"},
+	"POST /api/auth/logout":                     {body: `{"all":true}`, want: "401 200 200 200 200 200 200"},
+	"POST /admin/auth/login":                    {body: `{"email":"root@example.com","password":"canary-admin-password"}`, want: "200 200 200 200 200 200 200"},
+	"POST /api/auth/app-magic-link":             {body: `{"email":"new@example.com","install_id":"i","code_challenge":"` + strings.Repeat("A", 43) + `"}`, want: "202 202 202 202 202 202 202"},
+	"POST /api/auth/app-magic-link/verify":      {body: `{"token":"t","install_id":"i","code_verifier":"v"}`, want: "401 401 401 401 401 401 401"},
+	"GET /auth/magic":                           {want: "200 200 200 200 200 200 200"},
+	"GET /.well-known/jwks.json":                {want: "200 200 200 200 200 200 200"},
+	"GET /livez":                                {want: "200 200 200 200 200 200 200"},
+	"GET /readyz":                               {want: "200 200 200 200 200 200 200"},
+	"GET /openapi.yaml":                         {want: "200 200 200 200 200 200 200"},
+	"GET /asyncapi.yaml":                        {want: "200 200 200 200 200 200 200"},
+	"GET /api/me":                               {want: "401 200 200 200 200 200 200"},
+	"GET /api/events/stream":                    {want: "401 200 200 200 200 200 200"},
+	"DELETE /api/me":                            {want: "401 200 200 200 200 403 403"},
+	"GET /api/me/sessions":                      {want: "401 200 200 200 200 200 200"},
+	"DELETE /api/me/sessions":                   {want: "401 200 200 200 200 200 200"},
+	"DELETE /api/me/sessions/{sid}":             {want: "401 404 404 404 404 404 404"},
+	"POST /api/me/identities":                   {body: `{"provider":"dev","id_token":"owner@example.com"}`, want: "401 409 409 409 200 403 403"},
+	"DELETE /api/me/identities/{provider}":      {want: "401 404 404 404 404 403 403"},
+	"GET /api/devices":                          {want: "401 200 200 200 200 200 200"},
+	"GET /api/devices/{id}":                     {want: "401 404 200 200 200 200 200"},
+	"GET /api/devices/{id}/connections":         {want: "401 404 200 200 200 200 200"},
+	"GET /api/devices/{id}/events":              {want: "401 404 200 200 200 200 200"},
+	"PATCH /api/devices/{id}":                   {body: `{"name":"Kitchen"}`, want: "401 404 403 200 200 403 200"},
+	"DELETE /api/devices/{id}":                  {want: "401 404 200 200 200 403 200"},
+	"POST /api/devices/activate":                {body: `{"device_id":"x","claim_secret":"y"}`, want: "401 404 404 404 404 403 403"},
+	"POST /api/devices/claims":                  {body: `{}`, want: "401 201 201 201 201 403 403"},
+	"GET /api/devices/claims/{claim_id}":        {want: "401 404 404 404 404 403 403"},
+	"POST /api/devices/{id}/claim-challenge":    {want: "401 404 403 403 409 403 403"},
+	"POST /admin/devices/claim":                 {body: `{"device_id":"x","user_id":"y"}`, want: "401 403 403 403 403 404 404"},
+	"POST /api/devices/{id}/share":              {body: `{"user_email":"friend@example.com","role":"viewer"}`, want: "401 404 403 403 202 403 202"},
+	"GET /api/devices/{id}/shares":              {want: "401 404 403 403 200 403 200"},
+	"DELETE /api/devices/{id}/shares/{user_id}": {want: "401 404 403 403 404 403 404"}, // of nobody
+	"POST /api/devices/{id}/transfer":           {body: `{"user_email":"friend@example.com"}`, want: "401 404 403 403 202 403 202"},
+	"GET /api/invitations":                      {want: "401 200 200 200 200 403 403"},
+	"POST /api/invitations/{id}/accept":         {want: "401 404 404 404 404 403 403"},
+	"POST /api/invitations/{id}/decline":        {want: "401 404 404 404 404 403 403"},
+	"POST /admin/enroll":                        {body: `{"mac_address":"02:00:00:00:00:09","device_secret_hash":"` + strings.Repeat("ab", 32) + `"}`, want: "401 403 403 403 403 403 201"},
+	"POST /admin/devices/import":                {csv: true, body: "mac_address,device_secret_hash\n", want: "401 403 403 403 403 403 200"},
+	"POST /admin/orders":                        {body: `{"order_id":"o1","user_email":"a@example.com","device_mac":"02:00:00:00:00:09"}`, want: "401 403 403 403 403 403 201"},
+	"POST /admin/orders/import":                 {csv: true, body: "order_id,user_email,device_mac\n", want: "401 403 403 403 403 403 200"},
+	"GET /admin/devices":                        {want: "401 403 403 403 403 200 200"},
+	"GET /admin/devices/{id}":                   {want: "401 403 403 403 403 200 200"},
+	"DELETE /admin/devices/{id}":                {want: "401 403 403 403 403 403 200"},
+	"GET /admin/devices/{id}/audit":             {want: "401 403 403 403 403 200 200"},
+	"GET /admin/devices/{id}/connections":       {want: "401 403 403 403 403 200 200"},
+	"POST /admin/devices/{id}/disable":          {want: "401 403 403 403 403 200 200"},
+	"POST /admin/devices/{id}/enable":           {want: "401 403 403 403 403 200 200"},
+	"POST /admin/devices/{id}/disconnect":       {want: "401 403 403 403 403 200 200"},
+	"POST /admin/devices/{id}/entitlements":     {body: `{"capability":"live_view"}`, want: "401 403 403 403 403 403 201"},
+	"DELETE /admin/devices/{id}/entitlements":   {want: "401 403 403 403 403 403 400"},
+	"POST /admin/devices/{id}/release":          {want: "401 403 403 403 403 200 200"},
+	"POST /admin/devices/{id}/credentials":      {body: `{"kind":"secret","secret_hash":"` + strings.Repeat("cd", 32) + `"}`, want: "401 403 403 403 403 403 201"},
+	"GET /admin/audit":                          {want: "401 403 403 403 403 403 200"},
+	"GET /admin/stats":                          {want: "401 403 403 403 403 403 200"},
 }
 
 func TestAccess(t *testing.T) {
@@ -269,17 +284,23 @@ func TestBadBodies(t *testing.T) {
 		}
 	}
 	wrongTypes := map[string][]string{
-		"POST /api/auth/app-token":             {`{"provider":5}`, `{"provider":"dev","id_token":[]}`, `{"device":"x"}`, `{"provider":"dev","id_token":"a@example.com","device":{"install_id":"` + strings.Repeat("x", 65) + `"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"a\nb"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"\u0000"}}`},
-		"POST /api/auth/refresh":               {`{"refresh_token":5}`, `{"refresh_token":["x"]}`, `{"refresh_token":"x","install_id":5}`, `{}`, `{"refresh_token":""}`, `{"refresh_token":null}`},
-		"POST /api/auth/logout":                {`{"all":"true"}`, `{"all":1}`, `{"refresh_token":{}}`},
-		"POST /api/me/identities":              {`{"provider":5}`, `{"provider":"dev"}`, `{"provider":"nobody","id_token":"x"}`, `{"provider":"dev","id_token":5}`},
-		"POST /api/auth/app-magic-link":        {`{}`, `{"email":5}`, `{"email":"a@example.com","install_id":[]}`, `{"email":"no address","install_id":"x","code_challenge":"x"}`, `{"email":"a@example.com","install_id":"x","code_challenge":"short"}`},
-		"POST /api/auth/app-magic-link/verify": {`{"token":5}`, `{"token":"x","install_id":{}}`, `{"token":"x","install_id":"y","code_verifier":["z"]}`},
-		"POST /admin/auth/login":               {`{"email":5}`, `{"email":"a","password":{}}`},
-		"PATCH /api/devices/{id}":              {`{"name":5}`, `{"name":["x"]}`, `{"name":""}`, `{"name":"\u0000"}`, `{"name":"` + strings.Repeat("x", 65) + `"}`, `{"name":"a\nb"}`},
-		"POST /admin/enroll":                   {`{"mac_address":5}`, `{"mac_address":"02:00:00:00:00:08","device_secret_hash":"short"}`, `{"mac_address":"02:00:00:00:00:08","device_secret_hash":1}`},
-		"POST /admin/orders":                   {`{"order_id":5}`, `{"order_id":"\u0000","user_email":"a@example.com","device_mac":"02:00:00:00:00:08"}`, `{"order_id":"x","user_email":"a@example.com","device_mac":"02:00:00:00:00:08","shipped_at":"soon"}`},
-		"POST /admin/devices/{id}/credentials": {`{"kind":5}`, `{"kind":"password","secret_hash":"x"}`, `{"kind":"secret","secret_hash":"x","retire_old_after_sec":"1"}`, `{"kind":"secret","secret_hash":"` + strings.Repeat("ab", 32) + `","retire_old_after_sec":-1}`, `{"kind":"secret","secret_hash":"` + strings.Repeat("ab", 32) + `","retire_old_after_sec":9223372036854775807}`, `{"kind":"x509","certificate_pem":"x"}`},
+		"POST /api/auth/app-token":              {`{"provider":5}`, `{"provider":"dev","id_token":[]}`, `{"device":"x"}`, `{"provider":"dev","id_token":"a@example.com","device":{"install_id":"` + strings.Repeat("x", 65) + `"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"a\nb"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"\u0000"}}`},
+		"POST /api/auth/refresh":                {`{"refresh_token":5}`, `{"refresh_token":["x"]}`, `{"refresh_token":"x","install_id":5}`, `{}`, `{"refresh_token":""}`, `{"refresh_token":null}`},
+		"POST /api/auth/logout":                 {`{"all":"true"}`, `{"all":1}`, `{"refresh_token":{}}`},
+		"POST /api/me/identities":               {`{"provider":5}`, `{"provider":"dev"}`, `{"provider":"nobody","id_token":"x"}`, `{"provider":"dev","id_token":5}`},
+		"POST /api/auth/app-magic-link":         {`{}`, `{"email":5}`, `{"email":"a@example.com","install_id":[]}`, `{"email":"no address","install_id":"x","code_challenge":"x"}`, `{"email":"a@example.com","install_id":"x","code_challenge":"short"}`},
+		"POST /api/auth/app-magic-link/verify":  {`{"token":5}`, `{"token":"x","install_id":{}}`, `{"token":"x","install_id":"y","code_verifier":["z"]}`},
+		"POST /admin/auth/login":                {`{"email":5}`, `{"email":"a","password":{}}`},
+		"PATCH /api/devices/{id}":               {`{"name":5}`, `{"name":["x"]}`, `{"name":""}`, `{"name":"\u0000"}`, `{"name":"` + strings.Repeat("x", 65) + `"}`, `{"name":"a\nb"}`},
+		"POST /api/devices/activate":            {`{}`, `{"device_id":5}`, `{"mac":"x","claim_secret":"y"}`, `{"device_id":"x"}`, `{"claim_secret":"x"}`, `{"device_id":"x","claim_secret":[]}`, `{"device_id":"x\u0000","claim_secret":"y"}`, `{"device_id":"x","mac":"02:00:00:00:00:01","claim_secret":"y"}`, `{"device_id":"x","claim_secret":"` + strings.Repeat("y", 300) + `"}`},
+		"POST /api/devices/claims":              {`[]`},
+		"POST /admin/devices/{id}/entitlements": {`{}`, `{"capability":5}`, `{"capability":"read"}`, `{"capability":"live_view","ends_at":"soon"}`, `{"capability":"live_view","ends_at":"2020-01-01T00:00:00Z"}`, `{"capability":"live_view","history_days":-1}`, `{"capability":"live_view","history_days":"7"}`},
+		"POST /admin/devices/claim":             {`{}`, `{"device_id":5}`, `{"device_id":"x"}`, `{"user_id":"x"}`, `{"device_id":"x","user_email":"nobody"}`, `{"device_id":"x","user_id":"y","proof":5}`},
+		"POST /api/devices/{id}/share":          {`{}`, `{"user_email":5,"role":"viewer"}`, `{"user_email":"a@example.com"}`, `{"user_email":"a@example.com","role":"owner"}`, `{"user_email":"a@example.com","role":[]}`, `{"user_email":"nobody","role":"viewer"}`, `{"user_email":"a@example.com","role":"viewer","ends_at":"soon"}`, `{"user_email":"a@example.com","role":"viewer","ends_at":"2020-01-01T00:00:00Z"}`, `{"user_email":"a@example.com","role":"viewer","starts_at":"2027-02-01T00:00:00Z","ends_at":"2027-01-01T00:00:00Z"}`},
+		"POST /api/devices/{id}/transfer":       {`{}`, `{"user_email":[]}`, `{"user_email":"nobody"}`, `{"user_email":"a@example.com\u0000"}`},
+		"POST /admin/enroll":                    {`{"mac_address":5}`, `{"mac_address":"02:00:00:00:00:08","device_secret_hash":"short"}`, `{"mac_address":"02:00:00:00:00:08","device_secret_hash":1}`},
+		"POST /admin/orders":                    {`{"order_id":5}`, `{"order_id":"\u0000","user_email":"a@example.com","device_mac":"02:00:00:00:00:08"}`, `{"order_id":"x","user_email":"a@example.com","device_mac":"02:00:00:00:00:08","shipped_at":"soon"}`},
+		"POST /admin/devices/{id}/credentials":  {`{"kind":5}`, `{"kind":"password","secret_hash":"x"}`, `{"kind":"secret","secret_hash":"x","retire_old_after_sec":"1"}`, `{"kind":"secret","secret_hash":"` + strings.Repeat("ab", 32) + `","retire_old_after_sec":-1}`, `{"kind":"secret","secret_hash":"` + strings.Repeat("ab", 32) + `","retire_old_after_sec":9223372036854775807}`, `{"kind":"x509","certificate_pem":"x"}`},
 	}
 	for canonical, row := range access {
 		if row.body == "" || row.csv {
@@ -303,7 +324,8 @@ func TestBadBodies(t *testing.T) {
 
 // taker is somebody whose body the route looks at.
 func taker(canonical string) string {
-	if canonical == "POST /api/me/identities" {
+	switch canonical {
+	case "POST /api/me/identities", "POST /api/devices/activate", "POST /api/devices/claims":
 		return "owner"
 	}
 	return "admin"
@@ -313,7 +335,7 @@ func TestUnknownDevices(t *testing.T) {
 	w, _ := newHouse(t)
 	for canonical, row := range access {
 		method, template, _ := strings.Cut(canonical, " ")
-		if !strings.Contains(template, "{id}") || template == "/admin/devices/{id}/audit" { // a trail outlives its device
+		if !strings.Contains(template, "/devices/{id}") || template == "/admin/devices/{id}/audit" { // a trail outlives its device
 			continue
 		}
 		for _, id := range []string{strings.Repeat("0", 32), "x", "%27%20OR%201=1--", strings.Repeat("a", 3000)} {

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"sync/atomic"
 	"time"
 )
@@ -40,3 +41,12 @@ func (f Feed) Enter(devices ...string) (leave func()) {
 
 // ParseCursor reads a cursor.
 func ParseCursor(s string) (life, seq int64, ok bool) { return parseCursor(s) }
+
+// CrossShares acts on shares that began or ended after `last` and until now, as the
+// follower of shares does, and returns when the next one does.
+func (r *Registry) CrossShares(ctx context.Context, last, now time.Time) (time.Time, error) {
+	return r.crossShares(ctx, last, now)
+}
+
+// BindingProof is the proof of a claim.
+func BindingProof(key []byte, message string) []byte { return bindingProof(key, message) }

@@ -15,6 +15,7 @@ const (
 	ChangeStatus       ChangeKind = "device.status"
 	ChangeProvisioned  ChangeKind = "device.provisioned"
 	ChangeClaimed      ChangeKind = "device.claimed"
+	ChangeShared       ChangeKind = "device.shared"
 	ChangeReleased     ChangeKind = "device.released"
 	ChangeUpdated      ChangeKind = "device.updated"
 	ChangeSelfEnrolled ChangeKind = "device.self_enrolled" // heard by staff alone
@@ -28,11 +29,12 @@ type Change struct {
 	DeviceID string
 	At       time.Time
 
-	State      *State    // device.state: the report; what it does not name stays as it was
-	Presence   *Presence // device.status
-	Firmware   string    // device.provisioned
-	ClaimedVia string    // device.claimed
-	Name       string    // device.updated
+	State      *State     // device.state: the report; what it does not name stays as it was
+	Presence   *Presence  // device.status
+	Firmware   string     // device.provisioned
+	ClaimedVia string     // device.claimed
+	Name       string     // device.updated
+	Share      *Ownership // device.shared: UserID, Role and times
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
 	private bool     // nobody but users hears it

@@ -83,7 +83,7 @@ func (r *Registry) Provision(ctx context.Context, s *Session, payload []byte) ([
 		}, func() (all []*Change) {
 			at := r.now()
 			if linked {
-				all = append(all, claimedChange(s.DeviceID, owner, at))
+				all = append(all, claimedChange(s.DeviceID, owner, viaPurchase, at))
 			}
 			if !again {
 				provisioned := &Change{Kind: ChangeProvisioned, DeviceID: s.DeviceID, At: at, Firmware: req.FirmwareVersion}

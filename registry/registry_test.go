@@ -33,9 +33,15 @@ type courier struct {
 	expired   map[int64]time.Time
 	changed   []string
 	sessions  []registry.Live
+	deliver   func(deviceID string, payload []byte) error // nil: nobody listens
 }
 
-func (c *courier) Deliver(string, topic.Kind, []byte) error { return registry.ErrOffline }
+func (c *courier) Deliver(deviceID string, _ topic.Kind, payload []byte) error {
+	if c.deliver == nil {
+		return registry.ErrOffline
+	}
+	return c.deliver(deviceID, payload)
+}
 
 func (c *courier) Announce(id string, _ topic.Kind, payload []byte) {
 	c.mu.Lock()
