@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -9,8 +10,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/opticworks/devicecloud/registry"
 )
 
 // cast is who asks, in the order of the columns of the matrix: nobody; people who are
@@ -63,6 +66,10 @@ var matrix = []rule{
 	{route: "PATCH /api/devices/{id}", want: "            401     404    role   ok     ok     role   ok", body: `{"name":"Kitchen"}`},
 	{route: "DELETE /api/devices/{id}", want: "           401     404    ok     ok     ok     role   ok"},
 	{route: "GET /api/devices/{id}/connections", want: "  401     404    ok     ok     ok     ok     ok"},
+	{route: "POST /api/devices/{id}/commands", want: "    401     404    role   ok     ok     role   ok", body: `{"requestId":"$NEW","type":"identify"}`},
+	{route: "GET /api/devices/{id}/commands", want: "     401     404    role   ok     ok     role   ok"},
+	{route: "GET /api/devices/{id}/commands/{command_id}", want: "   401 404 role ok ok role ok"},
+	{route: "DELETE /api/devices/{id}/commands/{command_id}", want: "401 404 role ok ok role ok"},
 	{route: "GET /api/devices/{id}/events", want: "       401     404    ok     ok     ok     ok     ok"},
 
 	{route: "POST /admin/enroll", want: "                 401     role   role   role   role   role   ok", body: `{"mac_address":"$MAC","device_secret_hash":"$HASH"}`},
@@ -131,6 +138,33 @@ func (s *stage) device(actor, target string) Device {
 		return s.none
 	}
 	return s.house // staff and strangers to us own nothing
+}
+
+// command queues a command for a device; of none it is the id of one.
+func (s *stage) command(t *testing.T, d Device) (id string) {
+	t.Helper()
+	s.bodies++
+	id = fmt.Sprintf("command-%d-%d", s.stages, s.bodies)
+	if d.ID == s.none.ID {
+		return id
+	}
+	ctx := context.Background()
+	err := s.db.Registry().InTx(ctx, func(tx registry.Tx) error {
+		row, err := tx.Device(ctx, d.ID)
+		if err != nil {
+			return err
+		}
+		at := time.Now()
+		_, err = tx.InsertCommand(ctx, registry.Command{
+			No: at.UnixNano(), ID: id, DeviceNo: row.No, Issuer: "system", RequestID: id, BodyHash: []byte{0}, Type: "identify", Params: "{}",
+			Queueable: true, Status: registry.CommandQueued, IssuedAt: at, ExpiresAt: at.Add(time.Hour), DueAt: at.Add(time.Hour),
+		})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
 }
 
 func deviceOf(s *stage, _ *testing.T, actor, target string) string { return s.device(actor, target).ID }
@@ -253,6 +287,9 @@ func (s *stage) ask(t *testing.T, r rule, path, actor, target string, want verdi
 		before, rest, _ := strings.Cut(path, "{")
 		_, after, _ := strings.Cut(rest, "}")
 		path = before + n.value(s, t, actor, target) + after
+	}
+	if before, after, named := strings.Cut(path, "{command_id}"); named {
+		path = before + s.command(t, s.device(actor, target)) + after
 	}
 	token := s.token(t, actor)
 	body, contentType := s.fill(t, r.body)

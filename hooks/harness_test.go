@@ -48,6 +48,8 @@ type cloud struct {
 	caFile  string
 	macs    int
 	stop    func()
+
+	commander registry.Actor // who sends commands; set by the first
 }
 
 // setup is what a test may change.

@@ -23,6 +23,7 @@ const (
 	listStaff        list = 't'
 	listUsers        list = 'p'
 	listServices     list = 'v'
+	listCommands     list = 'm'
 )
 
 // cursorLen is the length of a cursor, in characters.

@@ -68,6 +68,10 @@ func (a *api) routes() []route {
 		{remove, "/api/devices/{id}", person, a.removeDevice},
 		{get, "/api/devices/{id}/connections", person, a.listConnections},
 		{get, "/api/devices/{id}/events", person, a.listEvents},
+		{post, "/api/devices/{id}/commands", person, a.sendCommand},
+		{get, "/api/devices/{id}/commands", person, a.listCommands},
+		{get, "/api/devices/{id}/commands/{command_id}", person, a.getCommand},
+		{remove, "/api/devices/{id}/commands/{command_id}", person, a.cancelCommand},
 
 		{post, "/admin/enroll", factory, a.enroll},
 		{post, "/admin/devices/import", factory, a.importDevices},

@@ -15,6 +15,7 @@ const (
 	CanConfigure                       // rename, configuration
 	CanShare                           // share, revoke, transfer
 	CanLeave                           // give up one's own row: the owner's releases the device
+	CanEndanger                        // send commands that cannot be undone
 )
 
 // The roles of those who have no row of their own on a device.
@@ -39,9 +40,11 @@ var capabilities = map[Capability]rule{
 	CanConfigure: {"configure", []Role{RoleOwner, RoleAdmin, RoleStaff, RoleService}, ScopeDeviceConfigure},
 	CanShare:     {"share", []Role{RoleOwner, RoleStaff}, ScopeDeviceConfigure},
 	CanLeave:     {"leave", []Role{RoleOwner, RoleAdmin, RoleViewer, RoleStaff}, ScopeDeviceConfigure},
+	CanEndanger:  {"endanger", []Role{RoleOwner, RoleStaff}, ScopeDeviceControl},
 }
 
-// String names a capability: "read", "control", "configure", "share", "leave".
+// String names a capability: "read", "control", "configure", "share", "leave",
+// "endanger".
 func (c Capability) String() string { return capabilities[c].name }
 
 // ParseCapability is the opposite of [Capability.String].

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"context"
 	"sync/atomic"
 	"time"
 )
@@ -40,3 +41,14 @@ func (f Feed) Enter(devices ...string) (leave func()) {
 
 // ParseCursor reads a cursor.
 func ParseCursor(s string) (life, seq int64, ok bool) { return parseCursor(s) }
+
+// SweepCommands ends the commands whose timer has run out, as Run does.
+func SweepCommands(r *Registry) error { return r.sweepCommands(context.Background()) }
+
+// CommandsIdle reports whether nothing is being sent to the device at this moment.
+func CommandsIdle(r *Registry, deviceID string) bool {
+	r.dispatch.mu.Lock()
+	defer r.dispatch.mu.Unlock()
+	l := r.dispatch.lanes[deviceID]
+	return l == nil || !l.busy
+}

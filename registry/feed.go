@@ -23,6 +23,7 @@ const (
 	ChangeReleased     ChangeKind = "device.released"
 	ChangeUpdated      ChangeKind = "device.updated"
 	ChangeSelfEnrolled ChangeKind = "device.self_enrolled" // heard by staff alone
+	ChangeCommand      ChangeKind = "command.updated"
 )
 
 // Change is one committed change of a device. It is shared between listeners and
@@ -38,6 +39,7 @@ type Change struct {
 	Firmware   string    // device.provisioned
 	ClaimedVia string    // device.claimed
 	Name       string    // device.updated
+	Command    *Command  // command.updated
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
 	private bool     // nobody but users hears it
@@ -245,10 +247,6 @@ func take(m map[string]map[*Listener]struct{}, key string, l *Listener) {
 		delete(m, key)
 	}
 }
-
-// CloseFeed ends every listener with ErrFeedClosed and takes no new one: streams
-// must not hold up the end of the program. It may be called again.
-func (r *Registry) CloseFeed() { r.feed.close() }
 
 // AccessChanged tells a person's live sessions and listeners that the person has
 // got or lost a device. Whoever changes ownership in a transaction of their own

@@ -229,6 +229,9 @@ func (r *Registry) giveUp(ctx context.Context, tx Tx, a Actor, d OwnedDevice, us
 	if lost, err = tx.DeleteOwnerships(ctx, d.No); err != nil {
 		return nil, err
 	}
+	if err := r.dropCommands(ctx, tx, a, d); err != nil {
+		return nil, err
+	}
 	if err := tx.SetDeviceName(ctx, d.No, "", r.now()); err != nil {
 		return nil, err
 	}

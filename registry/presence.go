@@ -116,6 +116,7 @@ type Session struct {
 	CredentialID int64     // 0: a certificate of the device CA
 	ExpiresAt    time.Time // of the credential; zero: never
 	ConnectedAt  time.Time
+	restarted    atomic.Bool            // a reboot is open that this connection may be the end of
 	firmware     atomic.Pointer[string] // the version in the devices row, so that only a change writes it
 }
 
@@ -263,13 +264,16 @@ const (
 )
 
 // Run does the registry's recurring work until ctx ends: the sweep that compares
-// presence with the live sessions, devices whose unknown time is over, retention.
+// presence with the live sessions, devices whose unknown time is over, commands whose
+// time is over, retention.
 // A failure is logged and tried again at the next turn.
 func (r *Registry) Run(ctx context.Context) error {
 	sweep, retention, expire := time.NewTicker(sweepInterval), time.NewTicker(retentionInterval), time.NewTicker(expireInterval)
 	defer sweep.Stop()
 	defer retention.Stop()
 	defer expire.Stop()
+	due := time.NewTicker(dueInterval)
+	defer due.Stop()
 	suspects := map[int64]int64{}
 	for {
 		var err error
@@ -278,6 +282,8 @@ func (r *Registry) Run(ctx context.Context) error {
 			return nil
 		case <-sweep.C:
 			suspects, err = r.sweep(ctx, suspects)
+		case <-due.C:
+			err = r.sweepCommands(ctx)
 		case <-expire.C:
 			err = r.expireUnknown(ctx)
 		case <-retention.C:
@@ -385,6 +391,10 @@ func (r *Registry) retain(ctx context.Context) error {
 		func(tx Tx) (int, error) {
 			return tx.DeleteHistory(ctx, r.now().Add(-r.opts.HistoryRetention), retentionBatch)
 		},
+		func(tx Tx) (int, error) {
+			return tx.DeleteFinishedCommands(ctx, r.now().Add(-r.opts.HistoryRetention), retentionBatch)
+		},
+		func(tx Tx) (int, error) { return tx.DeleteCommandRates(ctx, r.now(), retentionBatch) },
 	} {
 		for ctx.Err() == nil {
 			var n int

@@ -20,6 +20,7 @@ type Options struct {
 	HistoryRetention  time.Duration    // of connections and events; default 90 days
 	MaxDevicesPerUser int              // default 50
 	Sealer            *Sealer          // nil: credentials are stored as bare digests
+	Commands          CommandLimits    // default none
 	Linger            time.Duration    // how long a batch collects writes; default 10 ms
 	Logger            *slog.Logger     // default slog.Default()
 }
@@ -62,6 +63,7 @@ type Registry struct {
 	log      *slog.Logger
 	ingest   *ingest
 	feed     *feed
+	dispatch *dispatcher
 	counters Counters
 	bootID   atomic.Int64
 	// unknownSince is when this node booted; nil once the devices that a former
@@ -97,6 +99,7 @@ func New(store Store, courier Courier, opts Options) *Registry {
 	r := &Registry{store: store, courier: courier, opts: opts, log: opts.Logger}
 	r.bootID.Store(opts.NextID())
 	r.feed = newFeed(opts.NextID, &r.counters.FeedDropped)
+	r.dispatch = newDispatcher(r)
 	r.ingest = newIngest(store, opts.Linger, &r.counters, r.feed, r.log)
 	return r
 }
@@ -104,10 +107,11 @@ func New(store Store, courier Courier, opts Options) *Registry {
 // Counters are the registry's counters, for metrics.
 func (r *Registry) Counters() *Counters { return &r.counters }
 
-// Close ends the listeners, commits what waits and refuses further writes with
+// Close ends the listeners and the lanes of commands, commits what waits and refuses further writes with
 // ErrUnavailable.
 func (r *Registry) Close() {
 	r.feed.close()
+	r.dispatch.close()
 	r.ingest.close()
 }
 
@@ -144,4 +148,11 @@ func (r *Registry) audit(ctx context.Context, tx Tx, a Actor, deviceID, event st
 		ID: r.opts.NextID(), Domain: "registry", DeviceID: deviceID, Event: event, Data: data, Actor: a.String(),
 		RequestID: a.RequestID, IP: a.IP, UserAgent: a.UserAgent, Client: a.ClientType, At: r.now(),
 	})
+}
+
+// CloseFeed ends every listener with ErrFeedClosed and takes no new one, and ends the
+// waits for commands: they must not hold up the end of the program. It may be called again.
+func (r *Registry) CloseFeed() {
+	r.feed.close()
+	r.dispatch.stopWaiting()
 }

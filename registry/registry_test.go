@@ -33,9 +33,17 @@ type courier struct {
 	expired   map[int64]time.Time
 	changed   []string
 	sessions  []registry.Live
+	deliver   func(string, int64, registry.CommandDelivery) error // nil: nobody is connected
 }
 
 func (c *courier) Deliver(string, topic.Kind, []byte) error { return registry.ErrOffline }
+
+func (c *courier) DeliverCommand(id string, epoch int64, d registry.CommandDelivery) error {
+	if c.deliver != nil {
+		return c.deliver(id, epoch, d)
+	}
+	return registry.ErrOffline
+}
 
 func (c *courier) Announce(id string, _ topic.Kind, payload []byte) {
 	c.mu.Lock()

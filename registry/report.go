@@ -111,6 +111,9 @@ func (r *Registry) KeepReport(s *Session, k topic.Kind, payload []byte) error {
 		r.counters.StaleWrites.Add(1)
 		return ErrStale
 	}
+	if k == topic.OTAStatus {
+		r.dispatch.background(func() { r.updateEnded(s, payload) })
+	}
 	return nil
 }
 

@@ -153,6 +153,9 @@ func (r *Registry) ReportState(s *Session, payload []byte) error {
 		r.counters.StaleWrites.Add(1)
 		return ErrStale
 	}
+	if s.restarted.Load() {
+		r.dispatch.background(func() { r.settleRestart(s) })
+	}
 	return nil
 }
 

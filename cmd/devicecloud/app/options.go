@@ -34,6 +34,9 @@ func (c *Config) registryOptions(log *slog.Logger) (registry.Options, error) {
 		HistoryRetention:  time.Duration(c.HistoryRetentionDays) * day,
 		MaxDevicesPerUser: c.MaxDevicesPerUser,
 		Logger:            log,
+		Commands: registry.CommandLimits{
+			PerUser: registryRate(c.LimitCommandsPerUser), PerDevice: registryRate(c.LimitCommandsPerDevice), ByType: !c.Dev,
+		},
 	}
 	key, err := c.encryptionKey()
 	if err != nil || key == nil {
@@ -45,6 +48,14 @@ func (c *Config) registryOptions(log *slog.Logger) (registry.Options, error) {
 
 func (c *Config) offlineThreshold() time.Duration {
 	return time.Duration(c.OfflineThresholdSec) * time.Second
+}
+
+// registryRate is a rate as the registry counts it: the time that one event costs.
+func registryRate(r Rate) registry.Rate {
+	if r.Count == 0 {
+		return registry.Rate{}
+	}
+	return registry.Rate{Interval: r.Per / time.Duration(r.Count), Burst: r.Burst}
 }
 
 // brokerLimits says "no limit" as the broker does: negative, where 0 is its own
