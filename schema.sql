@@ -157,6 +157,7 @@ CREATE TABLE orders (
 );
 CREATE INDEX idx_orders_mac ON orders (device_mac);
 CREATE INDEX idx_orders_email ON orders (user_email);
+CREATE INDEX idx_orders_linked ON orders (linked_user_id) WHERE linked_user_id IS NOT NULL;
 
 -- The audit trail of every domain, one row a change, written in the transaction
 -- of the change. It names devices and people by value, so that it outlives them.
@@ -175,6 +176,7 @@ CREATE TABLE device_audit (
     created_at  BIGINT NOT NULL
 );
 CREATE INDEX idx_audit_device ON device_audit (device_id, audit_id);
+CREATE INDEX idx_audit_actor ON device_audit (actor, audit_id);
 CREATE INDEX idx_audit_created ON device_audit (created_at);
 
 -- How a person gets in: the key is the provider's subject, never the e-mail.

@@ -10,7 +10,6 @@ import (
 	"runtime"
 	"time"
 
-	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
 	"github.com/opticworks/devicecloud/registry"
 )
@@ -25,6 +24,9 @@ type Devices interface {
 	// transaction: what they own is released, shares are left. done is called after
 	// the commit, and makes it felt.
 	ReleaseDevices(ctx context.Context, tx registry.Tx, a registry.Actor, userID string) (done func(), err error)
+	// AccessChanged makes a person's live sessions and streams ask again which devices
+	// they may read; it is called after the commit.
+	AccessChanged(userID string)
 }
 
 // Options configures a Service. Only SigningKey has no usable zero value.
@@ -93,7 +95,6 @@ type Service struct {
 	log        *slog.Logger
 	providers  map[string]Provider
 	keys       *keyring
-	parser     *jwt.Parser
 	keyProblem string // of Run: the last that was logged
 	checked    *tokenCache
 	revocation *revocation
@@ -127,7 +128,7 @@ func New(store Store, devices Devices, opts Options) (*Service, error) {
 	s := &Service{
 		store: store, devices: devices, opts: opts, log: opts.Logger, providers: map[string]Provider{},
 		credentials: newCredentialCache(), flows: flows,
-		keys: keys, parser: newParser(opts.Issuer, opts.Now), checked: newTokenCache(), revocation: newRevocation(opts.AccessTTL + skew), hasher: newHasher(opts.Hash, opts.MaxHashes), lockout: newLockout(),
+		keys: keys, checked: newTokenCache(), revocation: newRevocation(opts.AccessTTL + skew), hasher: newHasher(opts.Hash, opts.MaxHashes), lockout: newLockout(),
 	}
 	maps.Copy(s.providers, opts.Providers)
 	if opts.Mailer != nil {
@@ -230,6 +231,6 @@ var (
 	ErrLinkRequired        = registry.E(registry.Conflict, "account_link_required", "This e-mail address already signs in another way.")
 	ErrRateLimited         = registry.E(registry.RateLimited, "RATE_LIMITED", "Too many attempts. Try again later.")
 	ErrInvalidEmail        = registry.E(registry.Invalid, "invalid_email", "This is not an e-mail address.")
-	ErrWeakPassword        = registry.E(registry.Invalid, "weak_password", "A password needs 12 to 256 characters.")
+	ErrWeakPassword        = registry.E(registry.Invalid, "weak_password", "A password needs 12 to 256 characters, and is not one of those that are tried first.")
 	ErrInvalidRole         = registry.E(registry.Invalid, "invalid_role", "The role must be admin or support.")
 )

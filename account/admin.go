@@ -240,7 +240,7 @@ func (s *Service) newAdmin(ctx context.Context, email, password string, role Adm
 
 // hashPassword hashes a password that staff may have; ErrWeakPassword.
 func (s *Service) hashPassword(ctx context.Context, password string) (PasswordHash, error) {
-	if n := utf8.RuneCountInString(password); n < 12 || n > 256 || !utf8.ValidString(password) {
+	if n := utf8.RuneCountInString(password); n < 12 || n > 256 || !utf8.ValidString(password) || Guessable(password) != "" {
 		return "", ErrWeakPassword
 	}
 	release, err := s.hasher.acquire(ctx)

@@ -312,6 +312,10 @@ func TestCreateAdmin(t *testing.T) {
 		{"no address", "root", adminPassword, account.AdminRoleAdmin, account.ErrInvalidEmail},
 		{"a short password", "b@example.com", "12345678901", account.AdminRoleAdmin, account.ErrWeakPassword},
 		{"an endless password", "b@example.com", strings.Repeat("x", 257), account.AdminRoleAdmin, account.ErrWeakPassword},
+		{"a password that is tried first", "b@example.com", "Password1234", account.AdminRoleAdmin, account.ErrWeakPassword},
+		{"a password of a sample", "b@example.com", "change-me-password", account.AdminRoleAdmin, account.ErrWeakPassword},
+		{"a password that repeats itself", "b@example.com", "abcabcabcabcabc", account.AdminRoleAdmin, account.ErrWeakPassword},
+		{"a password that counts", "b@example.com", "abcdefghijklmnop", account.AdminRoleAdmin, account.ErrWeakPassword},
 		{"a password that is no text", "b@example.com", strings.Repeat("\xff", 20), account.AdminRoleAdmin, account.ErrWeakPassword},
 		{"an unknown role", "b@example.com", adminPassword, "owner", account.ErrInvalidRole},
 	} {

@@ -22,44 +22,48 @@ func (s *Service) LinkIdentity(ctx context.Context, a registry.Actor, req LoginR
 	if err != nil {
 		return false, err
 	}
+	linked := 0
 	err = s.store.InTx(ctx, func(tx Tx) (err error) {
 		if err := s.useOnce(ctx, tx, req, who); err != nil {
 			return err
 		}
-		created, err = s.link(ctx, tx, a, req.Provider, who)
+		created, linked, err = s.link(ctx, tx, a, req.Provider, who)
 		return err
 	})
+	if err == nil && linked > 0 {
+		s.devices.AccessChanged(a.ID) // who is signed in already listens
+	}
 	return created, err
 }
 
-// link binds a proven identity to the person a, in the caller's transaction.
-func (s *Service) link(ctx context.Context, tx Tx, a registry.Actor, provider string, who Identity) (created bool, err error) {
+// link binds a proven identity to the person a, in the caller's transaction; linked is
+// how many devices that brought.
+func (s *Service) link(ctx context.Context, tx Tx, a registry.Actor, provider string, who Identity) (created bool, linked int, err error) {
 	p, err := s.profile(ctx, tx, Subject{AudienceApp, a.ID})
 	if err != nil {
-		return false, err
+		return false, 0, err
 	}
 	switch u, err := userOf(ctx, tx, provider, who); {
 	case errors.Is(err, ErrUserNotFound):
 		created = true
 	case err != nil:
-		return false, err
+		return false, 0, err
 	case u.ID != a.ID:
-		return false, ErrIdentityTaken
+		return false, 0, ErrIdentityTaken
 	}
 	if err := s.nameAll(ctx, tx, provider, who, a.ID); err != nil || !created {
-		return false, err
+		return false, 0, err
 	}
-	linked := 0
 	if p.Email == "" && who.Email != "" && who.EmailVerified {
 		took, err := tx.SetUserEmail(ctx, a.ID, who.Email, s.now())
 		if err == nil && took {
 			linked, err = s.devices.LinkOrders(ctx, tx, a.ID, who.Email)
 		}
 		if err != nil {
-			return false, err
+			return false, 0, err
 		}
 	}
-	return true, s.audit(ctx, tx, a, "identity_linked", s.now(), map[string]any{"provider": provider, "orders_linked": linked})
+	return true, linked, s.audit(ctx, tx, a, "identity_linked", s.now(), map[string]any{"provider": provider, "orders_linked": linked})
 }
 
 // UnlinkIdentity takes a way in from the signed-in person. Sessions that began by it

@@ -80,6 +80,10 @@ func TestWhoALoginIs(t *testing.T) {
 		{"two names of two people are the first one's", []string{"wechat unionid:1", "wechat openid:2"}, "wechat", "unionid:1+openid:2", nil, 0},
 		{"an e-mail that is none", nil, "google", "1|nonsense", account.ErrInvalidToken, 0},
 		{"nobody", nil, "google", "|a@example.com", account.ErrInvalidToken, 0},
+		{"a subject that a database would change", nil, "google", "1\x00", account.ErrInvalidToken, 0},
+		{"a subject that is broken", nil, "google", "1\xff", account.ErrInvalidToken, 0},
+		{"a subject without end", nil, "google", strings.Repeat("1", 256), account.ErrInvalidToken, 0},
+		{"another name that is none", nil, "google", "1+", account.ErrInvalidToken, 0},
 		{"a provider that does not answer", nil, "google", "down", account.ErrProviderUnavailable, 0},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -221,8 +225,19 @@ func TestLinkIdentity(t *testing.T) {
 			t.Fatal(err)
 		}
 		a := w.actor(t, tokens.Access)
+		l, err := w.reg.Listen(context.Background(), a, registry.ListenOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		if u, err := l.Take(context.Background()); err != nil || len(u.Devices) != 0 {
+			t.Fatal(u, err)
+		}
 		if _, err := w.link(a, "google", "1|a@example.com"); err != nil {
 			t.Fatal(err)
+		}
+		if u, err := l.Take(context.Background()); err != nil || len(u.Devices) != 1 || u.Devices[0].ID != id {
+			t.Errorf("a stream that was open hears %+v, %v", u, err)
 		}
 		if d, err := w.reg.Device(context.Background(), a, id); err != nil || d.Role != registry.RoleOwner {
 			t.Errorf("%q, %v", d.Role, err)

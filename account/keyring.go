@@ -43,8 +43,8 @@ type ringKey struct {
 // keySet is what the ring says at one time. It is replaced as a whole.
 type keySet struct {
 	signer SigningKey
-	id     string // header kid of what is signed
-	verify map[string]ed25519.PublicKey
+	id     string                       // header kid of what is signed
+	verify map[string]ed25519.PublicKey // by the header of what the key has signed, as it stands in a token
 	jwks   []byte
 }
 
@@ -148,7 +148,11 @@ func (r *keyring) publish() error {
 		if !ok {
 			return errors.New("account: the signing key has no Ed25519 public key")
 		}
-		set.verify[k.public.ID] = public
+		header, err := tokenHeader(k.public.ID)
+		if err != nil {
+			return err
+		}
+		set.verify[header] = public
 		published = append(published, k.public)
 		if k.public.ID == r.signs {
 			set.signer, set.id = k.key, k.public.ID

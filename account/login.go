@@ -80,8 +80,13 @@ func (s *Service) verify(ctx context.Context, req LoginRequest) (Identity, error
 	if err != nil {
 		return Identity{}, err
 	}
-	if len(who.Subjects) == 0 || who.Subjects[0] == "" {
+	if len(who.Subjects) == 0 {
 		return Identity{}, ErrInvalidToken.With(errNoSubject)
+	}
+	for _, subject := range who.Subjects { // or two of them could be one in the database
+		if subject == "" || len(subject) > maxSubject || !printable(subject) {
+			return Identity{}, ErrInvalidToken.With(errNoSubject)
+		}
 	}
 	if who.Email != "" {
 		if who.Email, err = registry.NormalizeEmail(who.Email); err != nil {
@@ -91,7 +96,10 @@ func (s *Service) verify(ctx context.Context, req LoginRequest) (Identity, error
 	return who, nil
 }
 
-var errNoSubject = errors.New("account: the provider names nobody")
+// maxSubject bounds a subject, in bytes. [OpenID Connect Core 2]
+const maxSubject = 255
+
+var errNoSubject = errors.New("account: the provider names nobody, or in a way that cannot be kept")
 
 // useOnce makes a provider's token or code work once: of all who show it, one wins.
 // [contracts C.1]
@@ -105,6 +113,9 @@ func (s *Service) useOnce(ctx context.Context, tx Tx, req LoginRequest, who Iden
 	}
 	sum := sha256.Sum256([]byte(req.Provider + "\x00" + proof))
 	expires := who.Expires
+	if expires.IsZero() { // the provider does not say
+		expires = s.now().Add(unknownExpiry)
+	}
 	if earliest := s.now().Add(skew); expires.Before(earliest) { // a clock that is behind the provider's
 		expires = earliest
 	}
@@ -114,6 +125,9 @@ func (s *Service) useOnce(ctx context.Context, tx Tx, req LoginRequest, who Iden
 	}
 	return err
 }
+
+// unknownExpiry is how long a token is remembered whose end nobody knows.
+const unknownExpiry = 24 * time.Hour
 
 var errUsedToken = errors.New("account: the provider's token has been used before")
 

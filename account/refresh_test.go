@@ -224,9 +224,34 @@ func TestRefreshOfStaff(t *testing.T) {
 		if a := w.actor(t, tokens.Access); a.Kind != registry.ActorAdmin || !a.Has(registry.ScopeConfigWrite) {
 			t.Errorf("the token is of %+v", a)
 		}
-		w.clock.Add(time.Hour)
-		if _, err := w.use(tokens.Refresh, ""); !errors.Is(err, account.ErrInvalidToken) {
-			t.Error(err)
+		w.clock.Add(time.Hour - time.Minute)
+		if tokens, err = w.use(tokens.Refresh, ""); err != nil || tokens.TTL != time.Minute || tokens.RefreshTTL != time.Minute {
+			t.Errorf("a minute before the end the tokens live %v and %v, %v", tokens.TTL, tokens.RefreshTTL, err)
+		}
+		w.clock.Add(time.Minute)
+		if _, err := w.use(tokens.Refresh, ""); !errors.Is(err, account.ErrInvalidToken) || w.good(tokens.Access) {
+			t.Errorf("after the end: %v", err)
+		}
+	})
+	t.Run("a refresh asks anew who it is", func(t *testing.T) {
+		w := newWorld(t, nil)
+		boss := w.admin(t)
+		tokens := login(t, w)
+		w.sql(t, `UPDATE admins SET role = 'support' WHERE admin_id = ?`, boss.ID)
+		next, p, err := w.Refresh(ctx, tokens.Refresh.Reveal(), "", from)
+		if err != nil || p.Kind != registry.ActorSupport {
+			t.Fatal(p, err)
+		}
+		if a := w.actor(t, next.Access); a.Kind != registry.ActorSupport || a.Has(registry.ScopeConfigWrite) {
+			t.Errorf("the token is of %+v", a)
+		}
+		w.sql(t, `UPDATE admins SET disabled_at = 1 WHERE admin_id = ?`, boss.ID)
+		if _, err := w.use(next.Refresh, ""); !errors.Is(err, account.ErrAccountDisabled) {
+			t.Errorf("a disabled member: %v", err)
+		}
+		w.sql(t, `DELETE FROM admins WHERE admin_id = ?`, boss.ID)
+		if _, err := w.use(next.Refresh, ""); !errors.Is(err, account.ErrInvalidToken) {
+			t.Errorf("a member who is gone: %v", err)
 		}
 	})
 }

@@ -18,7 +18,8 @@ type revocation struct {
 	mu        sync.Mutex
 	gone      map[string]time.Time // session id -> until when it is kept
 	followers map[string]map[*follower]struct{}
-	calls     sync.WaitGroup
+	running   int       // followers that are being called
+	idle      sync.Cond // on mu: running has become 0
 }
 
 // follower is one call of Follow.
@@ -28,7 +29,9 @@ type follower struct {
 }
 
 func newRevocation(keep time.Duration) *revocation {
-	return &revocation{keep: keep, gone: map[string]time.Time{}, followers: map[string]map[*follower]struct{}{}}
+	r := &revocation{keep: keep, gone: map[string]time.Time{}, followers: map[string]map[*follower]struct{}{}}
+	r.idle.L = &r.mu
+	return r
 }
 
 // has reports whether a session has been ended.
@@ -44,10 +47,12 @@ func (r *revocation) add(at time.Time, keys ...string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, k := range keys {
-		r.gone[k] = at.Add(r.keep)
+		if until := at.Add(r.keep); until.After(r.gone[k]) {
+			r.gone[k] = until
+		}
 		for f := range r.followers[k] {
 			r.drop(f)
-			r.calls.Go(f.ended)
+			r.call(f.ended)
 		}
 	}
 }
@@ -57,6 +62,37 @@ func (r *revocation) restore(key string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.gone, key)
+}
+
+// call runs a follower on a goroutine of its own. It is called with mu held.
+func (r *revocation) call(ended func()) {
+	r.running++
+	go func() {
+		defer func() {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			if r.running--; r.running == 0 {
+				r.idle.Broadcast()
+			}
+		}()
+		ended()
+	}()
+}
+
+// background runs f on a goroutine of its own, which wait waits for.
+func (r *revocation) background(f func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.call(f)
+}
+
+// wait returns when no follower is running.
+func (r *revocation) wait() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for r.running > 0 {
+		r.idle.Wait()
+	}
 }
 
 // drop is called with mu held.
@@ -85,7 +121,7 @@ func (r *revocation) follow(keys []string, ended func()) (stop func()) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if slices.ContainsFunc(keys, func(k string) bool { _, ok := r.gone[k]; return ok }) {
-		r.calls.Go(ended)
+		r.call(ended)
 		return func() {}
 	}
 	for _, k := range keys {
@@ -116,12 +152,20 @@ func (s *Service) ended(sids ...string) { s.revocation.add(s.opts.Now(), sids...
 // Boot reads which sessions were ended while tokens of theirs may still be alive. It
 // is called before the first token is checked; without it a restart would forgive.
 func (s *Service) Boot(ctx context.Context) error {
-	now := s.opts.Now()
-	return s.store.View(ctx, func(tx Tx) error {
-		list, err := tx.RevokedSessions(ctx, now.Add(-s.revocation.keep))
-		for _, x := range list {
-			s.revocation.add(x.RevokedAt, x.ID)
-		}
+	return s.readRevoked(ctx, s.opts.Now().Add(-s.revocation.keep))
+}
+
+// readRevoked reads what was ended since the given time: by this process before it
+// started, by another one on the same database, or in a commit that this one was told
+// had failed.
+func (s *Service) readRevoked(ctx context.Context, since time.Time) error {
+	var list []Revoked
+	err := s.store.View(ctx, func(tx Tx) (err error) {
+		list, err = tx.RevokedSessions(ctx, since)
 		return err
 	})
+	for _, x := range list {
+		s.revocation.add(x.RevokedAt, x.ID)
+	}
+	return err
 }

@@ -2,14 +2,17 @@ package account
 
 import (
 	"context"
+	"errors"
 	"time"
 )
 
 const (
-	// keyInterval is how often the signing keys are looked at; purgeInterval, how often
-	// what has expired is deleted, at most purgeBatch rows in one transaction so that
-	// nobody waits for it.
-	keyInterval   = 5 * time.Second
+	// lookInterval is how often the signing keys are looked at, and what others have
+	// revoked; lookBack is how far back, for clocks that differ and commits that take
+	// long. purgeInterval is how often what has expired is deleted, at most purgeBatch
+	// rows in one transaction so that nobody waits for it.
+	lookInterval  = 5 * time.Second
+	lookBack      = time.Minute
 	purgeInterval = time.Minute
 	purgeBatch    = 500
 	// linkRetention is how long mailed links are kept. [contracts C.2]
@@ -17,20 +20,21 @@ const (
 )
 
 // Run does the recurring work of the domain until ctx ends: it follows the signing
-// keys, deletes what has expired, and forgets revocations that are not needed any
-// more. It returns when the followers that were called have returned too.
+// keys and what other processes revoke, deletes what has expired, and forgets
+// revocations that are not needed any more. It returns when the followers that were
+// called have returned too.
 func (s *Service) Run(ctx context.Context) {
-	keys, purge := time.NewTicker(keyInterval), time.NewTicker(purgeInterval)
-	defer keys.Stop()
+	look, purge := time.NewTicker(lookInterval), time.NewTicker(purgeInterval)
+	defer look.Stop()
 	defer purge.Stop()
-	defer s.revocation.calls.Wait()
+	defer s.revocation.wait()
 	for {
 		var err error
 		select {
 		case <-ctx.Done():
 			return
-		case <-keys.C:
-			err = s.followKeys(ctx)
+		case <-look.C:
+			err = errors.Join(s.readRevoked(ctx, s.opts.Now().Add(-lookBack)), s.followKeys(ctx))
 		case <-purge.C:
 			s.revocation.forget(s.opts.Now())
 			err = s.purge(ctx)

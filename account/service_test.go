@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/x509"
+	"database/sql"
 	"encoding/pem"
 	"log/slog"
 	"path/filepath"
@@ -109,6 +110,19 @@ func newWorld(t testing.TB, change func(*account.Options)) *world {
 		t.Fatal(err)
 	}
 	return w
+}
+
+// sql changes the database behind the domain's back.
+func (w *world) sql(t testing.TB, query string, args ...any) {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+w.file+"?_pragma=busy_timeout(5000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close() //nolint:errcheck // it has written what it has to
+	if _, err := db.Exec(query, args...); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // login logs a person in by the dev provider.

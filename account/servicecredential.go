@@ -275,7 +275,10 @@ func (s *Service) ClientCredentials(ctx context.Context, clientID, clientSecret 
 				return err
 			}
 		}
-		x := Session{ID: c.ID, Of: Subject{AudienceService, a.ID}, Scopes: granted, Method: methodSecret, CreatedAt: now}
+		x := Session{ID: c.ID, Of: Subject{AudienceService, a.ID}, Scopes: granted, Method: methodSecret, CreatedAt: now, AbsoluteExpiresAt: c.ExpiresAt}
+		if c.ExpiresAt.IsZero() { // it ends with no session
+			x.AbsoluteExpiresAt = now.Add(s.ttl())
+		}
 		if tokens.Access, tokens.TTL, err = s.issue(x, "", now); err != nil {
 			return err
 		}
@@ -421,7 +424,7 @@ func (s *Service) used(c *knownCredential) {
 	if at.UnixMicro()-last < useEvery.Microseconds() || !c.usedAt.CompareAndSwap(last, at.UnixMicro()) {
 		return
 	}
-	s.revocation.calls.Go(func() {
+	s.revocation.background(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), registry.CommitTimeout)
 		defer cancel()
 		err := s.store.InTx(ctx, func(tx Tx) error { return tx.UseServiceCredential(ctx, c.ID, at) })

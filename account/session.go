@@ -128,6 +128,12 @@ func (o opening) actor() registry.Actor {
 func (s *Service) open(ctx context.Context, tx Tx, o opening) (Tokens, error) {
 	now := s.now()
 	idle, absolute := lifetime(o.audience)
+	if o.from.ClientType == "" { // nobody said so before it was known who asks
+		o.from.ClientType = "app"
+		if o.audience == AudienceAdmin {
+			o.from.ClientType = "admin-web"
+		}
+	}
 	x := Session{
 		ID: s.opts.NewID(), Of: Subject{o.audience, o.subject}, Scopes: o.scopes, Method: o.method, Device: o.device,
 		ClientType: o.from.ClientType, IP: o.from.IP, UserAgent: o.from.UserAgent,
@@ -198,6 +204,9 @@ func (s *Service) SignOut(ctx context.Context, a registry.Actor, refresh string)
 		}
 		return s.revokeEach(ctx, tx, of, sids, at)
 	})
+	if err == nil {
+		s.ended(a.SessionID) // an earlier try may have committed without anybody hearing of it
+	}
 	return err
 }
 

@@ -133,6 +133,32 @@ func TestSignOut(t *testing.T) {
 			t.Error("good again after its end")
 		}
 	})
+	t.Run("is felt by another process on the same database", func(t *testing.T) {
+		w := newWorld(t, nil)
+		mine := w.signIn(t, "a@example.com")
+		other := w.again(t)
+		told := make(chan struct{})
+		other.Follow(other.actor(t, mine.Access), func() { close(told) })
+		if err := w.SignOut(ctx, w.actor(t, mine.Access), ""); err != nil {
+			t.Fatal(err)
+		}
+		if !other.good(mine.Access) {
+			t.Error("it knows already: this test proves nothing")
+		}
+		other.tick(t)
+		if <-told; other.good(mine.Access) {
+			t.Error("the other process takes the token")
+		}
+	})
+	t.Run("again is felt although the first answer was lost", func(t *testing.T) {
+		w := newWorld(t, nil)
+		mine := w.signIn(t, "a@example.com")
+		a := w.actor(t, mine.Access)
+		w.sql(t, `UPDATE auth_sessions SET revoked_at = ?, revoke_reason = 'signed_out' WHERE sid = ?`, w.clock.Now().UnixMicro(), a.SessionID)
+		if err := w.SignOut(ctx, a, ""); err != nil || w.good(mine.Access) {
+			t.Errorf("the token is good, %v", err)
+		}
+	})
 	t.Run("holds although tokens used to live longer", func(t *testing.T) {
 		w := newWorld(t, func(o *account.Options) { o.AccessTTL = 12 * time.Hour })
 		mine, other := w.signIn(t, "a@example.com"), w.signIn(t, "a@example.com")

@@ -129,11 +129,11 @@ type SessionTx interface {
 	// RevokedSessions lists the sessions that were revoked since the given time.
 	RevokedSessions(ctx context.Context, since time.Time) ([]Revoked, error)
 	// ScrubSessions removes from all of a subject's sessions what says where and on
-	// which device they were.
-	// They are kept until the given time at most.
+	// which device they were. They are kept until the given time at most.
 	ScrubSessions(ctx context.Context, of Subject, until time.Time) error
-	// DeleteSessions deletes at most limit sessions, with their refresh tokens, that
-	// ended for good before the given time; it returns how many.
+	// DeleteSessions deletes at most limit sessions that ended for good before the
+	// given time, or limit of their refresh tokens while there are as many; it returns
+	// how many.
 	DeleteSessions(ctx context.Context, before time.Time, limit int) (int, error)
 
 	// InsertRefreshToken writes a refresh token of a session, by hash.

@@ -112,6 +112,8 @@ func TestActorByToken(t *testing.T) {
 	change("no type", func(p parts) { delete(p.header, "typ"); p.header["typ"] = nil })
 	change("an unknown key id", func(p parts) { p.header["kid"] = "k2" })
 	change("a key id that is a path", func(p parts) { p.header["kid"] = "../../../../dev/null" })
+	change("a critical extension", func(p parts) { p.header["crit"] = []string{"x"} })
+	change("an embedded key", func(p parts) { p.header["jwk"] = map[string]any{"kty": "OKP"} })
 	change("a key id that is a list", func(p parts) { p.header["kid"] = []any{p.header["kid"]} })
 	p := w.genuine(t)
 	good := p.sign(t, jwt.SigningMethodEdDSA, w.key)
@@ -124,6 +126,9 @@ func TestActorByToken(t *testing.T) {
 	forged["a line break in the signature"] = good[:len(good)-4] + "\n" + good[len(good)-4:]
 	forged["a fourth part"] = good + ".x"
 	forged["two parts"] = segments[0] + "." + segments[1]
+	forged["one part"] = segments[0]
+	forged["one part and a dot"] = segments[0] + "."
+	forged["one part and two dots"] = segments[0] + ".."
 	forged["a space behind"] = good + " "
 	forged["padding behind"] = good + "="
 	forged["nothing"] = ""
@@ -183,6 +188,9 @@ func FuzzActorByToken(f *testing.F) {
 	w := newWorld(f, nil)
 	genuine := w.genuine(f).sign(f, jwt.SigningMethodEdDSA, w.key)
 	f.Add(genuine)
+	header, _, _ := strings.Cut(genuine, ".")
+	f.Add(header)
+	f.Add(header + "..")
 	f.Add("eyJhbGciOiJub25lIn0.e30.")
 	f.Add("..")
 	f.Fuzz(func(t *testing.T, token string) {

@@ -41,6 +41,7 @@ func TestAShortRunFillsEveryRowOfTheTable(t *testing.T) {
 		"MEMORY", "bare mochi, connected TLS device", "devicecloud, connected TLS device", "bare mochi, idle TLS device, fresh", "devicecloud, idle TLS device, fresh", "devicecloud, idle TLS device, after 3 waves",
 		"devicecloud, growth over 3 waves",
 		"CONNECT", "bare mochi, TLS connect", "devicecloud, the same",
+		"TOKEN CHECK", "a token for the first time", "a token again", "<= 60 µs CPU", "API CPU", "GET /api/devices (50), one request", "<= 1 ms CPU",
 		"API P99", "GET /api/devices/{id}, idle", "GET /admin/stats, 50 devices report once a second", "GET /api/devices (50), 50 devices report without pause",
 		"IDLE", "devicecloud, 200 known devices",
 		"<= 1.50 x", "<= 45 KB", "<= 15 %", "<= 1.25 x", "<= 3 % of a core",

@@ -17,7 +17,7 @@ const crowdStep = 5 * time.Millisecond
 // always open.
 type gate struct {
 	most     int           // slots
-	patience time.Duration // how long who is to begin may wait before it is a crowd
+	patience time.Duration // how long who is to begin may wait before it is a crowd, whose clients may have given up
 
 	mu    sync.Mutex
 	taken int       // slots
@@ -42,9 +42,9 @@ func newGate(n int, limit time.Duration) *gate {
 	return &gate{most: n, patience: limit / 16}
 }
 
-// enter takes a slot. waited says that there was none at first; ok is false when none came free until expires, of which
-// the zero time means no limit.
-func (g *gate) enter(expires time.Time, begun bool) (waited, ok bool) {
+// enter takes a slot. late says that it came after longer than patience; ok is false when none came free until expires,
+// of which the zero time means no limit.
+func (g *gate) enter(expires time.Time, begun bool) (late, ok bool) {
 	g.mu.Lock()
 	if g.taken < g.most {
 		g.taken++
@@ -67,7 +67,7 @@ func (g *gate) enter(expires time.Time, begun bool) (waited, ok bool) {
 	}
 	select {
 	case <-mine.come:
-		return true, true
+		return time.Since(mine.since) > g.patience, true
 	case <-expired:
 	}
 	g.mu.Lock()

@@ -137,7 +137,7 @@ func TestWhoHungUpWhileWaitingIsNotServed(t *testing.T) {
 	var served atomic.Int64
 	reg := prometheus.NewRegistry()
 	h := start(t, func(s *setup) {
-		s.Limits.MaxHandshakes, s.Registerer = 1, reg
+		s.Limits.MaxHandshakes, s.Limits.ConnectTimeout, s.Registerer = 1, 3*time.Second, reg
 		s.TLS = s.TLS.Clone()
 		certificate := s.TLS.GetCertificate
 		s.TLS.GetCertificate = func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -154,7 +154,7 @@ func TestWhoHungUpWhileWaitingIsNotServed(t *testing.T) {
 		}
 		c := dial(t, h.TLSAddr(), 4)
 		c.say(hello)
-		until(t, "it waits for a slot", func() bool { return g.Waiting() == 1 })
+		until(t, "it has waited for long", g.Crowded)
 		_ = c.Close()
 		g.Leave()
 		until(t, "it is counted", func() bool { return sample(t, reg, "mqtt_connections_refused_total", "tls") == float64(n+1) })

@@ -65,6 +65,9 @@ func (b *Broker) handshake(c *Conn, begun time.Time) error {
 	var expires time.Time
 	if b.limits.TLSHandshakeTimeout > 0 {
 		expires = begun.Add(b.limits.TLSHandshakeTimeout)
+	}
+	own := b.limits.TLSHandshakeTimeout != b.limits.ConnectTimeout // a deadline of its own, not that of CONNECT
+	if own && !expires.IsZero() {
 		c.expire(expires)
 	}
 	if b.gate != nil {
@@ -81,9 +84,11 @@ func (b *Broker) handshake(c *Conn, begun time.Time) error {
 		return err
 	}
 	c.peer = t.ConnectionState().PeerCertificates
-	if b.limits.ConnectTimeout > 0 {
+	switch {
+	case !own:
+	case b.limits.ConnectTimeout > 0:
 		c.expire(begun.Add(b.limits.ConnectTimeout))
-	} else {
+	default:
 		c.expire(time.Time{})
 	}
 	return nil

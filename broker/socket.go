@@ -170,12 +170,12 @@ func (s *socket) Read(p []byte) (int, error) {
 	if err != nil {
 		return n, err
 	}
-	waited, ok := s.gate.enter(s.expires, s.begun)
+	late, ok := s.gate.enter(s.expires, s.begun)
 	if !ok {
 		return 0, os.ErrDeadlineExceeded
 	}
 	s.inGate = true
-	if waited && hungUp(s.base) {
+	if late && hungUp(s.base) {
 		return 0, io.ErrUnexpectedEOF
 	}
 	return n, nil

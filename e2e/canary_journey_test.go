@@ -28,6 +28,7 @@ type voyage struct {
 	*Cloud
 	*canaries
 	t        *testing.T
+	issuer   *issuer
 	password string // of the administrator
 	admin    string // their token
 }
@@ -55,9 +56,11 @@ func embark(t *testing.T) *voyage {
 	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	v.Cloud = Start(t, Options{Env: map[string]string{
-		"ADMIN_PASSWORD": v.password, "SECRET_ENCRYPTION_KEY": base64.StdEncoding.EncodeToString(sealing), "TOKEN_SIGNING_KEY_FILE": file,
-	}})
+	v.issuer = newIssuer(t)
+	v.issuer.v = v
+	env := v.issuer.settings(v.canaries)
+	env["ADMIN_PASSWORD"], env["SECRET_ENCRYPTION_KEY"], env["TOKEN_SIGNING_KEY_FILE"] = v.password, base64.StdEncoding.EncodeToString(sealing), file
+	v.Cloud = Start(t, Options{Env: env})
 	v.admin = v.token(v.send("POST", "/admin/auth/login", "", object{"email": adminEmail, "password": v.password}))
 	return v
 }
@@ -71,7 +74,7 @@ func (v *voyage) send(method, path, token string, body any) reply {
 	if body != nil {
 		r.body = string(must2(json.Marshal(body)))
 	}
-	return v.ask(v.t, v.Cloud, r)
+	return v.record(v.t, v.Cloud, r)
 }
 
 // text is a member of an answer.
@@ -105,10 +108,10 @@ func (v *voyage) bodies(path, token, secret string, members ...string) {
 		`{"` + members[0] + `":"` + secret + `"`, `"` + secret + `"`, secret, `{"` + secret + `":1}`, `{"` + members[0] + `":["` + secret + `"]}`, `{"` + members[0] + `":{"a":"` + secret + `"}}`,
 		`{"` + members[0] + `":"` + secret + "\xff" + `"}`, `[{"` + members[0] + `":"` + secret + `"}]`, `{"` + members[0] + `":"` + secret + `"} ` + secret,
 	} {
-		v.ask(v.t, v.Cloud, request{"POST", path, token, "application/json", body})
+		v.record(v.t, v.Cloud, request{"POST", path, token, "application/json", body})
 	}
-	v.ask(v.t, v.Cloud, request{"POST", path, token, "text/plain; x=" + secret, secret})
-	v.ask(v.t, v.Cloud, request{"POST", path + "?" + members[0] + "=" + secret, token, "", `{}`})
+	v.record(v.t, v.Cloud, request{"POST", path, token, "text/plain; x=" + secret, secret})
+	v.record(v.t, v.Cloud, request{"POST", path + "?" + members[0] + "=" + secret, token, "", `{}`})
 	everything := object{}
 	for _, m := range members {
 		everything[m] = secret
@@ -140,7 +143,7 @@ func (v *voyage) peopleSignIn() {
 	for _, path := range []string{"/api/me", "/admin/stats", "/api/devices/" + strings.Repeat("0", 32)} {
 		v.send("GET", path, bent, nil)
 		v.send("GET", path+"?access_token="+v.token(one), "", nil)
-		v.ask(v.t, v.Cloud, request{method: "GET", path: path, token: "Bearer " + bent})
+		v.record(v.t, v.Cloud, request{method: "GET", path: path, token: "Bearer " + bent})
 	}
 }
 
@@ -184,8 +187,8 @@ func (v *voyage) devicesComeIn() {
 	v.send("POST", "/admin/enroll", v.admin, object{"mac_address": d.MAC, "device_secret_hash": hash + "00"})
 	v.bodies("/admin/enroll", v.admin, hash3, "device_secret_hash", "mac_address", "claim_secret_hash")
 	csv := "mac_address,device_secret_hash\nx," + hash3 + "\n" + again.MAC + "," + hash2 + "\n" + hash3 + "," + hash3 + "ff\n"
-	v.ask(v.t, v.Cloud, request{"POST", "/admin/devices/import?partial=true", v.admin, "text/csv", csv})
-	v.ask(v.t, v.Cloud, request{"POST", "/admin/devices/import", v.admin, "text/csv", csv})
+	v.record(v.t, v.Cloud, request{"POST", "/admin/devices/import?partial=true", v.admin, "text/csv", csv})
+	v.record(v.t, v.Cloud, request{"POST", "/admin/devices/import", v.admin, "text/csv", csv})
 	path := "/admin/devices/" + d.ID + "/credentials"
 	v.send("POST", path, v.admin, object{"kind": "hmac", "secret_hash": hash3})
 	v.bodies(path, v.admin, hash3, "secret_hash", "kind", "certificate_pem")
@@ -285,7 +288,7 @@ func (v *voyage) nothingCanBeWritten() {
 		{"POST", "/admin/devices/import", v.admin, "text/csv", "mac_address,device_secret_hash\n" + d.MAC + "," + hash + "\n"},
 	}
 	inParallel(len(requests), len(requests), func(i int) {
-		if r := v.ask(v.t, v.Cloud, requests[i]); r.status/100 == 2 {
+		if r := v.record(v.t, v.Cloud, requests[i]); r.status/100 == 2 {
 			v.t.Errorf("%s was done on a locked database", requests[i].path)
 		}
 	})
@@ -342,6 +345,10 @@ var journeys = []struct {
 }{
 	{"staff sign in", (*voyage).staffSignsIn},
 	{"people sign in", (*voyage).peopleSignIn},
+	{"providers vouch", (*voyage).providersVouch},
+	{"staff come by a provider", (*voyage).staffComeByProvider},
+	{"links are mailed", (*voyage).linksAreMailed},
+	{"staff manage", (*voyage).staffManage},
 	{"sessions end", (*voyage).sessionsEnd},
 	{"devices come in", (*voyage).devicesComeIn},
 	{"people listen", (*voyage).peopleListen},

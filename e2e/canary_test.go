@@ -24,6 +24,8 @@ type canaries struct {
 	mu     sync.Mutex
 	values map[string][]byte // by what it is
 	heard  []answer
+
+	patterns map[[headLen]byte][]pattern // of values; nil when one was added
 }
 
 // answer is what the program said over HTTP.
@@ -42,7 +44,7 @@ func (s *canaries) plant(name string, value string) string {
 	if len(value) < 12 {
 		panic("a canary of fewer than 12 bytes is found by chance: " + name)
 	}
-	s.values[name] = []byte(value)
+	s.values[name], s.patterns = []byte(value), nil
 	return value
 }
 
@@ -74,8 +76,8 @@ func (s *canaries) hear(what string, r reply) reply {
 	return r
 }
 
-// ask is [Cloud.exchange] whose answer is kept.
-func (s *canaries) ask(t *testing.T, c *Cloud, r request) reply {
+// record is [Cloud.exchange] whose answer is kept.
+func (s *canaries) record(t *testing.T, c *Cloud, r request) reply {
 	t.Helper()
 	return s.hear(r.method+" "+r.path, c.exchange(t, r))
 }
@@ -127,35 +129,59 @@ func pieces(secret []byte) []piece {
 	return all
 }
 
+// pattern is a text that says that a secret was written.
+type pattern struct {
+	text   []byte
+	secret string // its name
+	label  string // as it is reported
+	rank   int    // the least is reported
+}
+
+// headLen is how many bytes of a pattern are looked up before the rest is compared.
+const headLen = 8
+
+// index is every pattern of every secret, by its first bytes: a text is searched for
+// all of them in one pass.
+func (s *canaries) index() map[[headLen]byte][]pattern {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.patterns != nil {
+		return s.patterns
+	}
+	s.patterns = map[[headLen]byte][]pattern{}
+	for name, value := range s.values {
+		rank := 0
+		for _, piece := range pieces(value) {
+			all := forms(piece.part)
+			for _, form := range append([]string{"text"}, slices.Sorted(maps.Keys(all))...) {
+				head := [headLen]byte([]byte(all[form][:headLen]))
+				s.patterns[head] = append(s.patterns[head], pattern{[]byte(all[form]), name, piece.name + name + " as " + form, rank})
+				rank++
+			}
+		}
+	}
+	return s.patterns
+}
+
 // find lists which secrets are in a text and in which form first, but for those with
 // the given names.
 func (s *canaries) find(text []byte, except ...string) (found []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for name, value := range s.values {
-		if slices.Contains(except, name) {
-			continue
-		}
-		for _, piece := range pieces(value) {
-			if form, ok := written(text, piece.part); ok {
-				found = append(found, piece.name+name+" as "+form)
-				break
+	patterns := s.index()
+	best := map[string]pattern{}
+	for i := 0; i+headLen <= len(text); i++ {
+		for _, p := range patterns[[headLen]byte(text[i:i+headLen])] {
+			if b, have := best[p.secret]; bytes.HasPrefix(text[i:], p.text) && (!have || p.rank < b.rank) {
+				best[p.secret] = p
 			}
+		}
+	}
+	for name, p := range best {
+		if !slices.Contains(except, name) {
+			found = append(found, p.label)
 		}
 	}
 	slices.Sort(found)
 	return found
-}
-
-// written says in which form a text holds a secret.
-func written(text, secret []byte) (form string, ok bool) {
-	all := forms(secret)
-	for _, form := range append([]string{"text"}, slices.Sorted(maps.Keys(all))...) {
-		if bytes.Contains(text, []byte(all[form])) {
-			return form, true
-		}
-	}
-	return "", false
 }
 
 // sweep searches everything that the program has written.
@@ -210,7 +236,7 @@ func (c *Cloud) metrics(t *testing.T) string {
 func (c *Cloud) databaseFiles(t *testing.T) map[string][]byte {
 	t.Helper()
 	files, err := filepath.Glob(filepath.Join(c.DataDir(), "devicecloud.db*"))
-	if err != nil || len(files) == 0 {
+	if err != nil || len(files) == 0 && c.env["DATABASE_URL"] == "" {
 		t.Fatalf("no database: %v", err)
 	}
 	all := map[string][]byte{}

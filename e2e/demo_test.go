@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -141,6 +142,21 @@ func TestDemoJourney(t *testing.T) {
 		checkDemo(t, again)
 		if code := again.interrupt(); code != 0 {
 			t.Errorf("exit code %d", code)
+		}
+	})
+	t.Run("the printed token lives for the 12 hours that it says", func(t *testing.T) {
+		text, err := os.ReadFile(filepath.Join(dir, "data", "demo-user.token"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var claims struct{ IAT, EXP int64 }
+		parts := strings.Split(strings.TrimSpace(string(text)), ".")
+		payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+		if err == nil {
+			err = json.Unmarshal(payload, &claims)
+		}
+		if err != nil || claims.EXP-claims.IAT != 12*3600 {
+			t.Errorf("it lives %d s, %v", claims.EXP-claims.IAT, err)
 		}
 	})
 	t.Run("everything lies in ./data", func(t *testing.T) {

@@ -455,6 +455,8 @@ func TestPlainTextIsOffOutsideDevMode(t *testing.T) {
 		"no signing key":              {"TOKEN_SIGNING_KEY_FILE": ""},
 		"a signing key that is none":  {"TOKEN_SIGNING_KEY_FILE": filepath.Join(dir, "c.pem")},
 		"a short encryption key":      {"SECRET_ENCRYPTION_KEY": "c2hvcnQ="},
+		"an encryption key of text":   {"SECRET_ENCRYPTION_KEY": "dGhpcyBpcyBhIHNlY3JldCBrZXkgb2YgMzIgYnl0ZXM="},
+		"a password of a sample":      {"ADMIN_EMAIL": "a@example.com", "ADMIN_PASSWORD": "your-secret-password-here"},
 	} {
 		t.Run("it does not start with "+name, func(t *testing.T) {
 			if ready, out, code := serve(changes); ready != "" || code == 0 {

@@ -297,14 +297,15 @@ func TestRegistryLockedFromOutsideHoldsBackEveryPUBACK(t *testing.T) {
 
 	release := c.lockRegistry(t)
 	unlock := time.Now().Add(locked)
-	// What was committed before the lock may still be on its way.
-	settled := time.Now().Add(500 * time.Millisecond)
-	saw503 := false
-	var before int64
-	for tick := time.NewTicker(100 * time.Millisecond); time.Now().Before(unlock); <-tick.C {
-		if time.Now().Before(settled) {
-			before = all.acks.Load()
+	// What was committed before the lock may still be on its way: until none comes for a while.
+	before := all.acks.Load()
+	for quiet := time.Now(); time.Since(quiet) < 500*time.Millisecond && time.Now().Before(unlock); time.Sleep(10 * time.Millisecond) {
+		if n := all.acks.Load(); n != before {
+			before, quiet = n, time.Now()
 		}
+	}
+	saw503 := false
+	for tick := time.NewTicker(100 * time.Millisecond); time.Now().Before(unlock); <-tick.C {
 		status, _, err := c.request(http.MethodGet, "/readyz", "", nil)
 		saw503 = saw503 || err == nil && status == http.StatusServiceUnavailable
 		if err := reader.Ping(); err != nil {

@@ -256,20 +256,26 @@ func (c *Cloud) AdminToken() string {
 	return answer.Token
 }
 
+// installID is the app's installation that people log in from.
+const installID = "7c1f9a52-e2e-install"
+
 // User is a person who is logged in.
-type User struct{ ID, Email, Token string }
+type User struct{ ID, Email, Token, Refresh string }
 
 // UserToken logs a person in by the dev provider.
 func (c *Cloud) UserToken(email string) User {
 	c.t.Helper()
 	var answer struct {
-		Token string `json:"access_token"`
-		User  struct {
+		Token   string `json:"access_token"`
+		Refresh string `json:"refresh_token"`
+		User    struct {
 			ID string `json:"user_id"`
 		} `json:"user"`
 	}
-	c.Post("/api/auth/app-token", "", map[string]string{"provider": "dev", "id_token": email}, &answer)
-	return User{answer.User.ID, email, answer.Token}
+	c.Post("/api/auth/app-token", "", map[string]any{
+		"provider": "dev", "id_token": email, "device": map[string]string{"install_id": installID, "platform": "ios", "name": "Phone"},
+	}, &answer)
+	return User{answer.User.ID, email, answer.Token, answer.Refresh}
 }
 
 // Device is a device that the factory made.

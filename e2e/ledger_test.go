@@ -21,6 +21,9 @@ type ledger struct {
 // unaudited are tables that the program writes to by itself at any time.
 var unaudited = []string{"nodes"}
 
+// unhurried is a column that is written some time after its key was used.
+const unhurried = "last_used_at"
+
 // openLedger looks into the SQLite file of a cloud.
 func (c *Cloud) openLedger(t *testing.T) *ledger {
 	t.Helper()
@@ -136,6 +139,9 @@ func (l *ledger) table(t *testing.T, name string) (list []string) {
 		}
 		var text strings.Builder
 		for i, column := range columns {
+			if name == "service_credentials" && column == unhurried {
+				continue
+			}
 			fmt.Fprintf(&text, "%s=%v ", column, values[i])
 		}
 		list = append(list, text.String())

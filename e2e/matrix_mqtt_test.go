@@ -35,7 +35,11 @@ func mayRead(t *testing.T, actor, target string) bool {
 func (s *stage) hello(t *testing.T, actor string, v mqttwire.Version) mqttwire.Connect {
 	t.Helper()
 	u := s.users[actor]
-	if slices.Contains([]string{"support", "admin"}, actor) {
+	switch {
+	case slices.Contains(services, actor):
+		id := s.hired[actor].id
+		return mqttwire.Connect{Version: v, ClientID: "s:" + id + ":matrix", Username: "s:" + id, Password: []byte(s.token(t, actor)), KeepAlive: 60}
+	case !slices.Contains(persons, actor):
 		s.staffToken(t, actor)
 		return staffHello(s.staff[actor], "matrix", v)
 	}
@@ -56,6 +60,9 @@ func TestMQTTReadsByTheSameMatrix(t *testing.T) {
 		t.Run(actor, func(t *testing.T) {
 			for _, v := range bothVersions {
 				client := s.open(t, s.hello(t, actor, v))
+				if _, err := client.Subscribe(mqttwire.Filter{Topic: "$SYS/#"}); (err == nil) != (actor == "admin") {
+					t.Errorf("MQTT %s: $SYS: %v", v, err)
+				}
 				for _, target := range targets {
 					d := s.device(actor, target)
 					want := mayRead(t, actor, target) || target == "absent" && mayRead(t, actor, "foreign") // staff may name a device that is not there yet
@@ -79,33 +86,56 @@ func TestMQTTReadsByTheSameMatrix(t *testing.T) {
 	}
 }
 
-// TestMQTTDeliversByTheSameMatrix lets every device of a stage report while each of
-// the cast listens with the filter that spans whatever they may read.
-func TestMQTTDeliversByTheSameMatrix(t *testing.T) {
+// TestStreamsOpenByTheSameMatrix opens the event stream of each target as each of the
+// cast.
+func TestStreamsOpenByTheSameMatrix(t *testing.T) {
 	th := openTheatre(t)
 	s := th.build(t)
-	ears := map[string]*mqttwire.Client{}
+	r, n := readRule(t)
+	for _, actor := range cast {
+		for _, target := range n.targets {
+			want := r.expect(t, actor, target, n)
+			ask := request{method: http.MethodGet, path: "/api/events/stream?device_id=" + s.device(actor, target).ID, token: s.token(t, actor)}
+			s.records.mark(t)
+			got := s.exchange(t, ask)
+			s.check(t, got, want, actor, target)
+		}
+	}
+}
+
+// TestMessagesAreDeliveredByTheSameMatrix lets every device of a stage report while each
+// of the cast listens, over MQTT and to the event stream, as widely as they may.
+func TestMessagesAreDeliveredByTheSameMatrix(t *testing.T) {
+	th := openTheatre(t)
+	s := th.build(t)
+	devices, every := []Device{s.house}, "?device_id="+s.house.ID
+	for _, name := range persons {
+		devices = append(devices, s.own[name])
+		every += "&device_id=" + s.own[name].ID
+	}
+	ears, streams := map[string]*mqttwire.Client{}, map[string]*liveStream{}
 	for _, actor := range cast {
 		if actor == "anonymous" {
 			continue
 		}
 		ears[actor] = s.open(t, s.hello(t, actor, mqttwire.V5))
-		if _, err := ears[actor].Subscribe(mqttwire.Filter{Topic: topicRoot + "/+/telemetry", QoS: 1}); err != nil {
+		if _, err := ears[actor].Subscribe(mqttwire.Filter{Topic: topicRoot + "/+/state", QoS: 1}); err != nil {
 			t.Fatalf("%s: %v", actor, err)
 		}
-	}
-	devices := []Device{s.house}
-	for _, name := range persons {
-		devices = append(devices, s.own[name])
+		query := every
+		if slices.Contains(persons, actor) {
+			query = "" // theirs, whatever that is
+		}
+		streams[actor] = s.stream(t, s.token(t, actor), query, "")
 	}
 	for _, d := range devices {
 		client := s.open(t, deviceHello(d, mqttwire.V311))
-		if _, err := client.Publish(mqttwire.Message{Topic: d.Topic("telemetry"), Payload: goodPayload(d, "telemetry"), QoS: 1}); err != nil {
+		if err := report(client, d, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for actor, ear := range ears {
-		heard := map[string]bool{}
+		over, live := map[string]bool{}, map[string]bool{}
 		for {
 			p, err := ear.Next(time.Second)
 			if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -114,13 +144,20 @@ func TestMQTTDeliversByTheSameMatrix(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", actor, err)
 			}
-			heard[strings.Split(p.Topic, "/")[1]] = true
+			over[strings.Split(p.Topic, "/")[1]] = true
+		}
+		for len(streams[actor].events) > 0 { // after the second in which MQTT was silent
+			live[streams[actor].next().deviceID()] = true
 		}
 		for _, d := range devices {
 			want := s.exchange(t, request{method: http.MethodGet, path: "/api/devices/" + d.ID, token: s.token(t, actor)}).status == http.StatusOK
-			if heard[d.ID] != want {
-				t.Errorf("%s: MQTT delivers a device's message: %t, HTTP shows the device: %t", actor, heard[d.ID], want)
+			if over[d.ID] != want || live[d.ID] != want {
+				t.Errorf("%s: MQTT delivers a device's state: %t, the stream: %t, HTTP shows the device: %t", actor, over[d.ID], live[d.ID], want)
 			}
+		}
+		delete(live, "")
+		if len(over) > len(devices) || len(live) > len(devices) {
+			t.Errorf("%s hears of %d and %d devices, and there are %d", actor, len(over), len(live), len(devices))
 		}
 	}
 }

@@ -75,20 +75,6 @@ func TestRefreshTokensOverTheWire(t *testing.T) {
 		u = User{ID: claimOf(t, answer["access_token"].(string), "sub"), Email: email}
 		return u, answer["access_token"].(string), answer["refresh_token"].(string)
 	}
-	t.Run("of 50 at once of one installation one gets the pair, the others keep what they have", func(t *testing.T) {
-		_, _, r1 := signIn(t, "racer@example.com")
-		answers, winner := c.race(t, 50, r1, "install-1")
-		if answers["200 "] != 1 || answers["409 refresh_in_progress"] != 49 {
-			t.Fatalf("answers %v", answers)
-		}
-		status, _, next := c.refresh(t, winner["refresh_token"].(string), "install-1")
-		if status != http.StatusOK {
-			t.Errorf("the winner's token gets %d", status)
-		}
-		if s := c.exchange(t, request{method: http.MethodGet, path: "/api/me", token: next["access_token"].(string)}); s.status != http.StatusOK {
-			t.Errorf("and its access token %d", s.status)
-		}
-	})
 	t.Run("of 50 at once of nobody knows whom one gets the pair, and it is worth nothing", func(t *testing.T) {
 		u, access, r1 := signIn(t, "thief@example.com")
 		answers, winner := c.race(t, 50, r1, "")

@@ -29,7 +29,10 @@ type theatre struct {
 	*Cloud
 	db      *sqlstore.DB // the cloud's own, from outside
 	records *ledger
-	staff   map[string]User // "support", "admin"
+	staff   map[string]User   // "support", "admin"
+	hired   map[string]client // the service accounts of the cast
+	member  string            // of staff, and
+	spare   client            // a service account, for whoever may not change them
 	stages  int
 	bodies  int // for names that nobody had yet
 }
@@ -46,6 +49,10 @@ func openTheatre(t *testing.T) *theatre {
 	t.Cleanup(func() { _ = db.Close() })
 	th := &theatre{Cloud: c, db: db, records: c.openLedger(t), staff: map[string]User{}}
 	c.hire(t, supportEmail, account.AdminRoleSupport)
+	th.hired = map[string]client{
+		"service": th.employ(t, `["device:read","device:control","device:configure","config:write","device:enroll","order:write"]`),
+		"reader":  th.employ(t, `["device:read"]`),
+	}
 	return th
 }
 
@@ -98,7 +105,7 @@ func (c *Cloud) staffLogin(t *testing.T, email, password string) User {
 		} `json:"user"`
 	}
 	c.For(t).Post("/admin/auth/login", "", map[string]string{"email": email, "password": password}, &answer)
-	return User{answer.User.ID, email, answer.Token}
+	return User{ID: answer.User.ID, Email: email, Token: answer.Token}
 }
 
 // routes walks the router of the running program: "METHOD /path" of every route,
@@ -132,6 +139,9 @@ func (c *Cloud) routes(t *testing.T) (all []string) {
 
 // persons are the people of a stage: what each is to the house is their name.
 var persons = []string{"stranger", "viewer", "shared", "owner", "other"}
+
+// services are the service accounts of the cast.
+var services = []string{"service", "reader"}
 
 // stage is a house with its people: the device of the house, which has an owner, a
 // shared admin and a viewer; a device that each of the people owns alone; and, among
@@ -227,6 +237,10 @@ func (s *stage) token(t *testing.T, name string) string {
 		return ""
 	case "support", "admin":
 		return s.staffToken(t, name)
+	case "service":
+		return s.hired[name].token
+	case "reader":
+		return s.hired[name].key
 	}
 	u := s.users[name]
 	if u.Token == "" {

@@ -242,7 +242,7 @@ func (c *Cloud) staff(t *testing.T) User {
 		} `json:"user"`
 	}
 	c.Post("/admin/auth/login", "", map[string]string{"email": adminEmail, "password": adminPassword}, &answer)
-	return User{answer.User.ID, adminEmail, answer.Token}
+	return User{ID: answer.User.ID, Email: adminEmail, Token: answer.Token}
 }
 
 func staffHello(u User, client string, v mqttwire.Version) mqttwire.Connect {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -215,12 +216,14 @@ func (m mint) spliced(part, claim string, v any) string {
 func TestForgedTokensAreRefusedAlike(t *testing.T) {
 	c, key := startWithKey(t)
 	one, two, staff := c.UserToken("one@example.com"), c.UserToken("two@example.com"), c.staff(t)
+	th := &theatre{Cloud: c, staff: map[string]User{}}
+	program := th.employ(t, `["device:read"]`)
 	for _, who := range []struct {
 		name  string
 		user  User
 		hello func(User, string, mqttwire.Version) mqttwire.Connect
 		path  string
-	}{{"a person", one, personHello, "/api/me"}, {"an administrator", staff, staffHello, "/admin/stats"}} {
+	}{{"a person", one, personHello, "/api/me"}, {"an administrator", staff, staffHello, "/admin/stats"}, {"a service account", User{ID: program.id, Token: program.token}, serviceHello, "/api/devices"}} {
 		m := newMint(t, key, who.user.Token)
 		t.Run(who.name+" gets in by the genuine token and by what is as good", func(t *testing.T) {
 			now := time.Now()
@@ -237,12 +240,17 @@ func TestForgedTokensAreRefusedAlike(t *testing.T) {
 			}
 		})
 		forged := m.forgeries(two.Token)
-		if who.name == "an administrator" { // what makes a person's token a forgery is theirs by right
+		forged["a refresh token"], forged["an API key without its last letter"], forged["a client secret"] = one.Refresh, program.key[:len(program.key)-1], program.secret
+		switch who.name {
+		case "an administrator": // what makes a person's token a forgery is theirs by right
 			delete(forged, "the role of an administrator")
 			forged["the role of nobody"] = m.with("role", "root")
 			forged["no role"] = m.with("role", nil)
 			forged["the audience of people"] = m.with("aud", "app")
-		} else {
+			forged["the audience of services"] = m.with("aud", "service")
+		case "a person":
+			forged["the audience of staff"] = m.with("aud", "admin")
+		case "a service account":
 			forged["the audience of staff"] = m.with("aud", "admin")
 		}
 		t.Logf("%d forgeries of %s", len(forged), who.name)
@@ -283,6 +291,138 @@ func TestForgedTokensAreRefusedAlike(t *testing.T) {
 				if len(answers) != 1 {
 					t.Errorf("MQTT %s: the answers differ: %q", v, answers)
 				}
+			}
+		})
+	}
+}
+
+// TestAPublishedKeyIsNotTakenWhileRunning puts keys that anybody could have into the
+// key file of a running program, and signs with them.
+func TestAPublishedKeyIsNotTakenWhileRunning(t *testing.T) {
+	here := newSite(t)
+	env := here.settings(t)
+	c := Start(t, Options{Production: true, Env: env, TLS: here.client()})
+	genuine := c.staff(t)
+	const complaint = "the signing keys cannot be read anew"
+	for name, seed := range map[string]string{
+		"a key of RFC 8410": "d4ee72dbf913584ad5b6d8f1f769f8ad3afe7c28cbf1d4fbe097a88f44755842", "a key of zeros": strings.Repeat("00", 32), "a key of text": hex.EncodeToString([]byte("this is a secret key of 32 bytes")),
+	} {
+		raw, err := hex.DecodeString(seed)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := ed25519.NewKeyFromSeed(raw)
+		der, err := x509.MarshalPKCS8PrivateKey(key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		before := strings.Count(c.Log(), complaint)
+		if err := os.WriteFile(env["TOKEN_SIGNING_KEY_FILE"], pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		Await(t, 15*time.Second, func() bool { return strings.Count(c.Log(), complaint) > before }, func() string { return "nobody complains of " + name })
+		var set struct{ Keys []struct{ X string } }
+		c.Get("/.well-known/jwks.json", "", &set)
+		if len(set.Keys) != 1 || set.Keys[0].X == base64.RawURLEncoding.EncodeToString(key.Public().(ed25519.PublicKey)) {
+			t.Errorf("%s is published: %v", name, set)
+		}
+		if r := c.exchange(t, request{method: http.MethodGet, path: "/admin/stats", token: newMint(t, key, genuine.Token).sign(jwt.SigningMethodEdDSA, key, nil, nil)}); r.status != http.StatusUnauthorized {
+			t.Errorf("%s signs somebody in: %d", name, r.status)
+		}
+		if r := c.exchange(t, request{method: http.MethodGet, path: "/admin/stats", token: genuine.Token}); r.status != http.StatusOK {
+			t.Errorf("after %s a genuine token gets %d", name, r.status)
+		}
+	}
+}
+
+// serviceHello is the CONNECT of a service account.
+func serviceHello(u User, client string, v mqttwire.Version) mqttwire.Connect {
+	hello := personHello(u, client, v)
+	hello.ClientID, hello.Username = "s:"+u.ID+":"+client, "s:"+u.ID
+	return hello
+}
+
+// TestCredentialsOfServicesEndWhenTheyAreTakenBack shows keys and tokens of service
+// accounts after each way to take them back, and keys that were never given out.
+func TestCredentialsOfServicesEndWhenTheyAreTakenBack(t *testing.T) {
+	c, _ := startWithKey(t)
+	th := &theatre{Cloud: c, staff: map[string]User{}}
+	admin := th.staffToken(t, "admin")
+	other := th.employ(t, `["device:read"]`)
+	bare := c.exchange(t, request{method: http.MethodGet, path: "/api/devices"})
+	refused := func(t *testing.T, name, id, token string) {
+		t.Helper()
+		if diff := sameButForTheRequest(bare, c.exchange(t, request{method: http.MethodGet, path: "/api/devices", token: token})); diff != "" {
+			t.Errorf("%s is told apart:\n%s", name, diff)
+		}
+		client, _, err := c.try(serviceHello(User{ID: id, Token: token}, "x", mqttwire.V5))
+		if err == nil {
+			_ = client.Close()
+		}
+		if refusalCode(err) != mqttwire.BadUserNameOrPassword {
+			t.Errorf("%s over MQTT: %v", name, err)
+		}
+	}
+	t.Run("what was never given out", func(t *testing.T) {
+		p := th.employ(t, `["device:read"]`)
+		secret := p.key[strings.LastIndexByte(p.key, '_')+1:]
+		bent := []byte(secret)
+		bent[3] ^= 3
+		for name, key := range map[string]string{
+			"another's id with one's own secret": "bk_" + other.keyID + "_" + secret, "an id that nobody has": "bk_0123456789abcdef_" + secret, "a bent secret": "bk_" + p.keyID + "_" + string(bent),
+			"no secret": "bk_" + p.keyID + "_", "no id": "bk__" + secret, "the secret alone": secret, "the id alone": p.keyID, "an upper-case id": "bk_" + strings.ToUpper(p.keyID) + "_" + secret,
+			"an upper-case prefix": "BK_" + p.keyID + "_" + secret, "half a secret": p.key[:len(p.key)-20], "one letter more": p.key + "A", "padding": p.key + "=", "the client secret as a key": "bk_" + p.keyID + "_" + p.secret,
+			"the client secret": p.secret, "a key twice": p.key + p.key, "SQL as id": "bk_' OR 1=1 --____" + secret, "a wildcard as id": "bk_%%%%%%%%%%%%%%%%_" + secret,
+		} {
+			refused(t, name, p.id, key)
+		}
+		if got := c.exchange(t, request{method: http.MethodGet, path: "/api/devices", token: p.key}); got.status != http.StatusOK {
+			t.Errorf("the key itself gets %d", got.status)
+		}
+	})
+	for name, take := range map[string]struct {
+		back       func(p client) int
+		key, token bool // ends with it
+	}{
+		"its key is revoked": {func(p client) int {
+			return c.Do(http.MethodDelete, "/admin/service-accounts/"+p.id+"/keys/"+p.keyID, admin, nil, nil)
+		}, true, false},
+		"its secret is replaced": {func(p client) int {
+			return c.Do(http.MethodPost, "/admin/service-accounts/"+p.id+"/secret", admin, nil, nil)
+		}, false, true},
+		"the account is disabled": {func(p client) int {
+			return c.Do(http.MethodPost, "/admin/service-accounts/"+p.id+"/disable", admin, nil, nil)
+		}, true, true},
+		"the account is deleted": {func(p client) int { return c.Do(http.MethodDelete, "/admin/service-accounts/"+p.id, admin, nil, nil) }, true, true},
+	} {
+		t.Run("when "+name, func(t *testing.T) {
+			p := th.employ(t, `["device:read"]`)
+			open := map[string]*mqttwire.Client{}
+			for what, token := range map[string]string{"the key": p.key, "the token": p.token} {
+				open[what] = c.open(t, serviceHello(User{ID: p.id, Token: token}, what[4:], mqttwire.V5))
+			}
+			if status := take.back(p); status != http.StatusOK {
+				t.Fatalf("answered %d", status)
+			}
+			for what, ends := range map[string]bool{"the key": take.key, "the token": take.token} {
+				token := map[string]string{"the key": p.key, "the token": p.token}[what]
+				if !ends {
+					if got := c.exchange(t, request{method: http.MethodGet, path: "/api/devices", token: token}); got.status != http.StatusOK || open[what].Ping() != nil {
+						t.Errorf("%s gets %d %s", what, got.status, got.body)
+					}
+					continue
+				}
+				refused(t, what, p.id, token)
+				if _, closed := closedWithin(open[what], time.Second*stretch); !closed {
+					t.Errorf("the connection of %s stays open", what)
+				}
+			}
+			if !take.token {
+				return
+			}
+			r := c.exchange(t, request{http.MethodPost, "/oauth/token", "", "application/x-www-form-urlencoded", "grant_type=client_credentials&client_id=" + p.id + "&client_secret=" + p.secret})
+			if r.status != http.StatusUnauthorized || !strings.Contains(r.body, "invalid_client") {
+				t.Errorf("the secret gets %d %s", r.status, r.body)
 			}
 		})
 	}

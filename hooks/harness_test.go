@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -47,9 +48,25 @@ type cloud struct {
 	logs    *logBuffer
 	caFile  string
 	macs    int
+	follows atomic.Int64 // watches over sign-ins that were not given back
 	stop    func()
 
 	commander registry.Actor // who sends commands; set by the first
+}
+
+// watched counts the watches over sign-ins.
+type watched struct {
+	*account.Service
+	open *atomic.Int64
+}
+
+func (w watched) Follow(a registry.Actor, ended func()) (stop func()) {
+	giveBack := w.Service.Follow(a, ended)
+	w.open.Add(1)
+	return sync.OnceFunc(func() {
+		w.open.Add(-1)
+		giveBack()
+	})
 }
 
 // setup is what a test may change.
@@ -125,7 +142,7 @@ func newCloud(t testing.TB, change ...func(*setup)) *cloud {
 	}
 	s.account.SigningKey = signing
 	c.people = must[*account.Service](t)(account.New(c.db.Accounts(), c.reg, s.account))
-	c.guard = hooks.All(c.courier, c.reg, c.people, s.hooks)
+	c.guard = hooks.All(c.courier, c.reg, watched{c.people, &c.follows}, s.hooks)
 	if err := c.broker.Use(c.guard...); err != nil {
 		t.Fatal(err)
 	}
@@ -146,6 +163,9 @@ func newCloud(t testing.TB, change ...func(*setup)) *cloud {
 		}
 		if n := hooks.Leftovers(c.guard); n != "" {
 			t.Errorf("left behind after the shutdown: %s", n)
+		}
+		if n := c.follows.Load(); n != 0 {
+			t.Errorf("%d sign-ins are still watched after the shutdown", n)
 		}
 		c.reg.Close()
 		if err := c.db.Close(); err != nil {

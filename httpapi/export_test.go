@@ -19,6 +19,19 @@ var Lists = []list{listDevices, listAdminDevices, listConnections, listEvents, l
 func (l list) Cursor(key int64) string       { return l.cursor(key) }
 func (l list) Parse(s string) (int64, error) { return l.parse(s) }
 
+// TextLists are the lists whose rows have a text for a key; TextCursor and ParseText are
+// the two directions of their cursors.
+var TextLists = []list{listStaff, listUsers, listServices}
+
+func (l list) TextCursor(key string) string               { return l.textCursor(key) }
+func (l list) ParseText(s string) (key string, err error) { return l.parseText(s) }
+
+// ParseTokenRequest is parseTokenRequest, for the fuzz target.
+func ParseTokenRequest(form string, authorization []string) (id, secret string, scopes []string, err error) {
+	t, err := parseTokenRequest(form, authorization)
+	return t.clientID, t.clientSecret, t.scopes, err
+}
+
 // Throttle is the limiters as the tests reach them.
 type Throttle struct{ *limits }
 
@@ -42,3 +55,7 @@ func (t Throttle) Buckets() int {
 
 // MaxBuckets is the most that it may hold.
 const MaxBuckets = 2 * maxBuckets
+
+// SessionBefore and SessionCursor are the two directions of a cursor of sessions.
+func SessionBefore(cursor string) (sid string, err error) { return sessionBefore(cursor) }
+func SessionCursor(sid string) string                     { return sessionCursor(sid) }

@@ -28,10 +28,10 @@ func (a *api) sendMagicLink(r *request) (answer, error) {
 		InstallID     string `json:"install_id"`
 		CodeChallenge string `json:"code_challenge"`
 	}
-	if err := r.decodeLogin(&in); err != nil {
+	if err := a.limitLogins(r); err != nil {
 		return answer{}, err
 	}
-	if err := a.limitLogins(r); err != nil {
+	if err := r.decodeLogin(&in); err != nil {
 		return answer{}, err
 	}
 	// What is not an address is refused by the domain, after what is missing. The limit
@@ -64,6 +64,9 @@ func (a *api) verifyMagicLink(r *request) (answer, error) {
 		return answer{}, err
 	}
 	if err := r.decodeLogin(&in); err != nil {
+		return answer{}, err
+	}
+	if err := a.limits.install(in.InstallID); err != nil {
 		return answer{}, err
 	}
 	tokens, u, err := a.Accounts.VerifyMagicLink(r.Context(), account.MagicLinkProof{

@@ -40,7 +40,7 @@ const (
 func (a *api) routes() []route {
 	return []route{
 		{post, "/api/auth/app-token", anybody, a.login},
-		{remove, "/api/auth/app-token", person, a.signOut},
+		{remove, "/api/auth/app-token", anybody, a.signOut},
 		{post, "/api/auth/app-magic-link", anybody, a.sendMagicLink},
 		{post, "/api/auth/app-magic-link/verify", anybody, a.verifyMagicLink},
 		{post, "/api/auth/refresh", anybody, a.refresh},

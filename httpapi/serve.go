@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -107,9 +108,24 @@ func (a *api) observe(rec *recorder, r *http.Request, start time.Time) {
 		level = slog.LevelDebug
 	}
 	a.log.LogAttrs(r.Context(), level, "http request",
-		slog.String("request_id", x.id), slog.String("method", method(r.Method)), slog.String("path", clean(r.URL.Path)), slog.String("route", x.route),
+		slog.String("request_id", x.id), slog.String("method", method(r.Method)), slog.String("path", loggablePath(r.URL.Path)), slog.String("route", x.route),
 		slog.Int("status", status), slog.Int64("bytes", rec.bytes), slog.Duration("took", took),
 		slog.String("ip", x.address.String()), slog.String("actor", x.actor))
+}
+
+// longestID is the length of the longest id that a path names, in bytes: of a UUID.
+const longestID = 36
+
+// loggablePath is what of a path the log may hold: where an id belongs, somebody puts a
+// token or a key by mistake, and those are longer than any id.
+func loggablePath(path string) string {
+	segments := strings.Split(clean(path), "/")
+	for i, s := range segments {
+		if len(s) > longestID {
+			segments[i] = "(" + strconv.Itoa(len(s)) + " bytes)"
+		}
+	}
+	return strings.Join(segments, "/")
 }
 
 // saneID accepts a request id from outside: 1 to 64 letters, digits, ".", "_", "-".

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"encoding/base64"
+	"errors"
 	"net/http"
 	"time"
 
@@ -63,15 +64,24 @@ func (a *api) refresh(r *request) (answer, error) {
 	return ok(newTokenBody(tokens, u))
 }
 
-// signOut ends the session that asks, and the one of a refresh token in the body.
+// signOut ends the session that asks, and the one of a refresh token in the body. An
+// app that did not get the answer asks again, with a token that is dead by then.
+// [contracts C.3]
 func (a *api) signOut(r *request) (answer, error) {
+	actor, err := a.identify(r.Request, person)
+	if errors.Is(err, account.ErrSessionEnded) {
+		return ok(revokedBody{Revoked: true})
+	}
+	if err != nil {
+		return answer{}, err
+	}
 	var in struct {
 		RefreshToken string `json:"refresh_token"`
 	}
 	if err := r.decodeOptional(&in); err != nil {
 		return answer{}, err
 	}
-	if err := a.Accounts.SignOut(r.Context(), r.actor, in.RefreshToken); err != nil {
+	if err := a.Accounts.SignOut(r.Context(), actor, in.RefreshToken); err != nil {
 		return answer{}, err
 	}
 	return ok(revokedBody{Revoked: true})

@@ -144,7 +144,9 @@ func (a *api) streamEvents(r *request) (answer, error) {
 	ctx, end := context.WithCancelCause(r.Context())
 	defer end(nil)
 	defer a.Accounts.Follow(r.actor, func() { end(errStreamRevoked) })()
-	defer time.AfterFunc(exchangeOf(r.Request).expires.Sub(a.opts.Now()), func() { end(errStreamExpired) }).Stop()
+	if expires := exchangeOf(r.Request).expires; !expires.IsZero() { // an API key has no end
+		defer time.AfterFunc(expires.Sub(a.opts.Now()), func() { end(errStreamExpired) }).Stop()
+	}
 	l, err := a.Registry.Listen(ctx, r.actor, registry.ListenOptions{
 		Devices: devices, After: r.Header.Get("Last-Event-ID"), Ended: func() { end(errStreamCut) },
 	})

@@ -169,6 +169,29 @@ func TestAListenerIsRefused(t *testing.T) {
 		last.Close()
 		h.listen(t, person("u1"), registry.ListenOptions{})
 	})
+	t.Run("one more of a session ends the oldest of that session", func(t *testing.T) {
+		of := func(session string) registry.Actor {
+			a := person("u2")
+			a.SessionID = session
+			return a
+		}
+		var ended []int
+		for i := range 10 {
+			session := "phone"
+			if i == 0 {
+				session = "tablet"
+			}
+			h.listen(t, of(session), registry.ListenOptions{Ended: func() { ended = append(ended, i) }})
+		}
+		if _, err := h.Listen(ctx, of("watch"), registry.ListenOptions{}); !errors.Is(err, registry.ErrTooManyListeners) {
+			t.Errorf("another session: %v", err)
+		}
+		h.listen(t, of("phone"), registry.ListenOptions{})
+		h.listen(t, of("phone"), registry.ListenOptions{})
+		if fmt.Sprint(ended) != "[1 2]" {
+			t.Errorf("ended are %v", ended)
+		}
+	})
 	t.Run("all that were refused have left no trace: the next hears", func(t *testing.T) {
 		l := h.listen(t, admin, registry.ListenOptions{Devices: []string{d.id, d.id}})
 		wantWords(t, hear(t, l), "snapshot", "+"+d.id)

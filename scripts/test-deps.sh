@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Go where it is missing: MQTT clients that
-# nobody here wrote, and PostgreSQL. What cannot be installed is named, and the
-# tests that need it skip; with CI=true that is a failure.
+# nobody here wrote, an OpenID provider, a mail server, and PostgreSQL. What cannot
+# be installed is named, and the tests that need it skip; with CI=true that is a
+# failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,12 +13,16 @@ give_up() { # name, why
 	missing_why+=("$1")
 }
 
+have_aiosmtpd() { /usr/bin/python3 -c 'import aiosmtpd' 2>/dev/null; }
 have_paho() { /usr/bin/python3 -c 'import paho.mqtt.client' 2>/dev/null; }
 have_postgres() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
-have_mqtt_js() { [[ "$(cat e2e/node_modules/mqtt/package.json 2>/dev/null | sed -n 's/^ *"version": "\(.*\)",*$/\1/p')" == "$(sed -n 's/^ *"mqtt": "\(.*\)",*$/\1/p' e2e/package.json)" ]]; }
+have_npm() { # package: installed in the version that e2e/package.json names
+	[[ "$(sed -n 's/^ *"version": "\(.*\)",*$/\1/p' "e2e/node_modules/$1/package.json" 2>/dev/null)" == "$(sed -n "s/^ *\"$1\": \"\(.*\)\",*\$/\1/p" e2e/package.json)" ]]
+}
 
 packages=()
 command -v mosquitto_pub >/dev/null || packages+=(mosquitto-clients)
+have_aiosmtpd || packages+=(python3-aiosmtpd)
 have_paho || packages+=(python3-paho-mqtt)
 have_postgres || packages+=(postgresql)
 command -v curl >/dev/null || packages+=(curl)
@@ -48,13 +53,13 @@ if ((${#packages[@]})); then
 	fi
 fi
 
-if ! have_mqtt_js; then
+if ! have_npm mqtt || ! have_npm oidc-provider; then
 	if ! command -v npm >/dev/null; then
-		give_up "mqtt.js" "there is no npm"
+		give_up "mqtt.js and oidc-provider" "there is no npm"
 	else
-		echo "test-deps: installing mqtt.js into e2e/node_modules"
+		echo "test-deps: installing mqtt.js and oidc-provider into e2e/node_modules"
 		if ! npm install --prefix e2e --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel error </dev/null; then
-			give_up "mqtt.js" "npm install failed"
+			give_up "mqtt.js and oidc-provider" "npm install failed"
 		fi
 	fi
 fi

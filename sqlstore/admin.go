@@ -63,7 +63,7 @@ func (t *tx) SetAdminPassword(ctx context.Context, adminID, hash string, now tim
 
 // Admins implements account.AdminTx.
 func (t *tx) Admins(ctx context.Context, after string, limit int) ([]account.Admin, error) {
-	return collect(ctx, t, selectAdmin+`admin_id > $1 ORDER BY admin_id LIMIT $2`, []any{after, capped(limit)}, scanAdmin)
+	return collect(ctx, t, selectAdmin+`admin_id > $1 ORDER BY admin_id LIMIT CAST($2 AS BIGINT)`, []any{after, capped(limit)}, scanAdmin)
 }
 
 // AdminByOIDC implements account.AdminTx.

@@ -43,7 +43,7 @@ func (t *tx) Audit(ctx context.Context, f registry.AuditFilter) ([]registry.Audi
 			query += c.condition + strconv.Itoa(len(args))
 		}
 	}
-	return collect(ctx, t, query+` ORDER BY audit_id DESC LIMIT $2`, args, scanAudit)
+	return collect(ctx, t, query+` ORDER BY audit_id DESC LIMIT CAST($2 AS BIGINT)`, args, scanAudit)
 }
 
 func scanAudit(scan scanFunc, e *registry.AuditEvent) error {

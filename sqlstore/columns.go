@@ -276,7 +276,9 @@ func below(before int64) int64 {
 	return before
 }
 
-// capped is a limit of a list: 0 or less is none.
+// capped is a limit of a list: 0 or less is none. It stands as LIMIT CAST($n AS
+// BIGINT): SQLite plans with the value of a bare parameter there, and so plans again
+// at each execution, which takes as long as reading the page.
 func capped(limit int) int64 {
 	if limit <= 0 {
 		return math.MaxInt32

@@ -132,7 +132,7 @@ func (t *tx) Devices(ctx context.Context, f registry.DeviceFilter) ([]registry.A
 	}
 	args := append(matches[:len(matches):len(matches)], f.After, capped(f.Limit), max(f.Offset, 0))
 	n := len(matches)
-	page += ` WHERE d.device_no > $` + strconv.Itoa(n+1) + ` ORDER BY d.device_no LIMIT $` + strconv.Itoa(n+2) + ` OFFSET $` + strconv.Itoa(n+3)
+	page += ` WHERE d.device_no > $` + strconv.Itoa(n+1) + ` ORDER BY d.device_no LIMIT CAST($` + strconv.Itoa(n+2) + ` AS BIGINT) OFFSET $` + strconv.Itoa(n+3)
 	list, err := collect(ctx, t, page, args, func(scan scanFunc, d *registry.AdminDevice) error {
 		return scanDevice(scan, &d.Device, opt(&d.OwnerID), opt(&d.OwnerEmail), &total)
 	})

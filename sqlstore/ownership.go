@@ -73,7 +73,7 @@ func (t *tx) OwnedDevice(ctx context.Context, userID, deviceID string) (registry
 // OwnedDevices implements registry.OwnershipTx.
 func (t *tx) OwnedDevices(ctx context.Context, userID string, after int64, limit int) ([]registry.OwnedDevice, error) {
 	return collect(ctx, t, `SELECT `+deviceColumns+`, o.role`+fromOwnership+`
-		WHERE o.user_id = $1 AND o.device_no > $2 ORDER BY o.device_no LIMIT $3`, []any{userID, after, capped(limit)}, scanOwned)
+		WHERE o.user_id = $1 AND o.device_no > $2 ORDER BY o.device_no LIMIT CAST($3 AS BIGINT)`, []any{userID, after, capped(limit)}, scanOwned)
 }
 
 // ReadableIDs implements registry.OwnershipTx.

@@ -52,7 +52,7 @@ func (t *tx) ExpireUnknown(ctx context.Context, nodeID string, before, now time.
 // Connections implements registry.PresenceTx.
 func (t *tx) Connections(ctx context.Context, deviceNo, before int64, limit int) ([]registry.Connection, error) {
 	return collect(ctx, t, `SELECT connection_id, epoch, node_id, remote, protocol, connected_at, disconnected_at, reason
-		FROM device_connections WHERE device_no = $1 AND connection_id < $2 ORDER BY connection_id DESC LIMIT $3`,
+		FROM device_connections WHERE device_no = $1 AND connection_id < $2 ORDER BY connection_id DESC LIMIT CAST($3 AS BIGINT)`,
 		[]any{deviceNo, below(before), capped(limit)}, func(scan scanFunc, c *registry.Connection) error {
 			return scan(&c.ID, &c.Epoch, opt(&c.NodeID), opt(&c.Remote), num(&c.Protocol), at(&c.ConnectedAt), at(&c.DisconnectedAt), &c.Reason)
 		})

@@ -38,11 +38,11 @@ func (t *tx) Reports(ctx context.Context, deviceNo int64) (map[topic.Kind]regist
 // Events implements registry.ReportTx.
 func (t *tx) Events(ctx context.Context, deviceNo int64, typ string, before int64, limit int) ([]registry.Event, error) {
 	query := `SELECT event_id, device_no, type, occurred_at, data FROM device_events
-		WHERE device_no = $1 AND event_id < $2 ORDER BY event_id DESC LIMIT $3`
+		WHERE device_no = $1 AND event_id < $2 ORDER BY event_id DESC LIMIT CAST($3 AS BIGINT)`
 	args := []any{deviceNo, below(before), capped(limit)}
 	if typ != "" {
 		query = `SELECT event_id, device_no, type, occurred_at, data FROM device_events
-			WHERE device_no = $1 AND event_id < $2 AND type = $4 ORDER BY event_id DESC LIMIT $3`
+			WHERE device_no = $1 AND event_id < $2 AND type = $4 ORDER BY event_id DESC LIMIT CAST($3 AS BIGINT)`
 		args = append(args, typ)
 	}
 	return collect(ctx, t, query, args, func(scan scanFunc, e *registry.Event) error {

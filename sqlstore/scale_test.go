@@ -114,6 +114,12 @@ func TestSQLiteUsesItsIndexes(t *testing.T) {
 		`SELECT 1 FROM device_ownership o JOIN devices d ON d.device_no = o.device_no WHERE o.user_id = $1 ORDER BY o.device_no`:                    "idx_ownership_user",
 		`SELECT firmware_version, count(*) FROM devices GROUP BY firmware_version`:                                                                  "idx_devices_version",
 		`DELETE FROM device_audit WHERE audit_id IN (SELECT a.audit_id FROM device_audit a WHERE a.created_at < $1 ORDER BY a.created_at LIMIT $2)`: "idx_audit_created",
+		`UPDATE device_audit SET ip = NULL WHERE actor = $1`:                                                                                        "idx_audit_actor",
+		`UPDATE orders SET user_email = '' WHERE linked_user_id = $1 OR (user_email = $2 AND $2 <> '')`:                                             "idx_orders_linked",
+		`UPDATE orders SET user_email = '' WHERE user_email = $2 AND $2 <> '' OR linked_user_id = $1`:                                               "idx_orders_email",
+		`SELECT sid FROM auth_sessions WHERE revoked_at IS NOT NULL AND revoked_at >= $1`:                                                           "idx_auth_sessions_revoked",
+		`SELECT sid FROM auth_sessions WHERE user_id = $1 AND revoked_at IS NULL AND ($3 = '' OR sid < $3) ORDER BY sid DESC`:                       "idx_auth_sessions_user",
+		`SELECT r.hash FROM auth_sessions s JOIN refresh_tokens r ON r.sid = s.sid WHERE s.absolute_expires_at < $1 LIMIT $2`:                       "idx_auth_sessions_end",
 	} {
 		plan := strings.Join(texts(t, db, `EXPLAIN QUERY PLAN `+query, 1, 2, 3), "\n")
 		if !strings.Contains(plan, index) {

@@ -21,7 +21,7 @@ func (t *tx) serviceAccounts(ctx context.Context, query string, args ...any) ([]
 
 // ServiceAccounts implements account.ServiceTx.
 func (t *tx) ServiceAccounts(ctx context.Context, after string, limit int) ([]account.ServiceAccount, error) {
-	return t.serviceAccounts(ctx, selectServiceAccount+`WHERE account_id > $1 ORDER BY account_id LIMIT $2`, after, capped(limit))
+	return t.serviceAccounts(ctx, selectServiceAccount+`WHERE account_id > $1 ORDER BY account_id LIMIT CAST($2 AS BIGINT)`, after, capped(limit))
 }
 
 // ServiceAccount implements account.ServiceTx.

@@ -66,7 +66,7 @@ func (t *tx) Session(ctx context.Context, sid string) (account.Session, error) {
 func (t *tx) Sessions(ctx context.Context, of account.Subject, now time.Time, before string, limit int) ([]account.Session, error) {
 	return collect(ctx, t, `SELECT `+sessionColumns+` FROM auth_sessions
 		WHERE `+ownedBy(of)+` AND revoked_at IS NULL AND expires_at > $2 AND absolute_expires_at > $2 AND ($3 = '' OR sid < $3)
-		ORDER BY sid DESC LIMIT $4`, []any{of.ID, micros(now), before, capped(limit)}, scanSession)
+		ORDER BY sid DESC LIMIT CAST($4 AS BIGINT)`, []any{of.ID, micros(now), before, capped(limit)}, scanSession)
 }
 
 // TouchSession implements account.SessionTx.
@@ -103,9 +103,15 @@ func (t *tx) ScrubSessions(ctx context.Context, of account.Subject, until time.T
 	return err
 }
 
-// DeleteSessions implements account.SessionTx.
+// DeleteSessions implements account.SessionTx. A session may have thousands of
+// refresh tokens, so that these go first, and count.
 func (t *tx) DeleteSessions(ctx context.Context, before time.Time, limit int) (int, error) {
-	n, err := t.exec(ctx, `DELETE FROM auth_sessions WHERE sid IN
+	n, err := t.exec(ctx, `DELETE FROM refresh_tokens WHERE hash IN
+		(SELECT r.hash FROM auth_sessions s JOIN refresh_tokens r ON r.sid = s.sid WHERE s.absolute_expires_at < $1 LIMIT $2)`, micros(before), capped(limit))
+	if err != nil || n >= capped(limit) {
+		return int(n), err
+	}
+	n, err = t.exec(ctx, `DELETE FROM auth_sessions WHERE sid IN
 		(SELECT s.sid FROM auth_sessions s WHERE s.absolute_expires_at < $1 ORDER BY s.absolute_expires_at LIMIT $2)`, micros(before), capped(limit))
 	return int(n), err
 }

@@ -149,10 +149,12 @@ func TestSessions(t *testing.T) {
 		})
 		t.Run("are deleted with their refresh tokens when they have ended for good, in batches", func(t *testing.T) {
 			s.write(func(ctx context.Context, tx account.Tx) error {
-				if err := tx.InsertRefreshToken(ctx, []byte("h1"), "s1", t0); err != nil {
-					return err
+				for _, hash := range []string{"h1", "h2", "h3"} {
+					if err := tx.InsertRefreshToken(ctx, []byte(hash), "s1", t0); err != nil {
+						return err
+					}
 				}
-				for i, want := range []int{2, 2, 2, 0} { // s0 to s5
+				for i, want := range []int{2, 2, 2, 2, 0} { // two tokens; one, and s0 to s5
 					n, err := tx.DeleteSessions(ctx, t0.Add(25*time.Hour), 2)
 					if err != nil {
 						return err

@@ -43,7 +43,7 @@ func (t *tx) Users(ctx context.Context, f account.UserFilter) ([]account.User, e
 		query += ` AND (u.user_id = $3 OR lower(u.email) LIKE $4 ESCAPE '\')`
 		args = append(args, f.Query, contains(strings.ToLower(f.Query)))
 	}
-	return collect(ctx, t, query+` ORDER BY u.user_id LIMIT $2`, args, scanUser)
+	return collect(ctx, t, query+` ORDER BY u.user_id LIMIT CAST($2 AS BIGINT)`, args, scanUser)
 }
 
 // SetUserDisabled implements account.UserTx.
@@ -111,8 +111,13 @@ func (t *tx) DeleteIdentities(ctx context.Context, userID, provider string) (boo
 		AND EXISTS (SELECT 1 FROM user_identities o WHERE o.user_id = $1 AND o.provider <> $2)`, userID, provider)
 }
 
-// SetUserEmail implements account.UserTx.
+// SetUserEmail implements account.UserTx; ErrEmailTaken when somebody took it at the
+// same moment.
 func (t *tx) SetUserEmail(ctx context.Context, userID, email string, now time.Time) (bool, error) {
-	return t.changes(ctx, `UPDATE users SET email = $2, email_verified = TRUE, updated_at = $3 WHERE user_id = $1 AND email IS NULL
+	changed, err := t.changes(ctx, `UPDATE users SET email = $2, email_verified = TRUE, updated_at = $3 WHERE user_id = $1 AND email IS NULL
 		AND NOT EXISTS (SELECT 1 FROM users o WHERE o.email = $2 AND o.email_verified)`, userID, email, micros(now))
+	if t.engine.violation(err) == uniqueViolation {
+		err = account.ErrEmailTaken.With(err)
+	}
+	return changed, err
 }

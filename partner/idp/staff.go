@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
@@ -36,9 +37,12 @@ type Staff struct {
 	client StaffClient
 	tokens *OIDC // checks ID tokens
 	http   *http.Client
+	now    func() time.Time
 
 	mu     sync.Mutex
 	config *oauth2.Config // nil until the issuer has told its addresses
+	tried  time.Time      // when it was asked last; zero: never
+	failed error          // what came of that
 }
 
 var _ account.StaffProvider = (*Staff)(nil)
@@ -56,7 +60,8 @@ func NewStaff(c StaffClient, opts Options) (*Staff, error) {
 	if c.GroupsClaim == "" {
 		return nil, errors.New("idp: the claim of the groups has no name")
 	}
-	return &Staff{client: c, tokens: tokens, http: newClient()}, nil
+	opts.defaults()
+	return &Staff{client: c, tokens: tokens, http: newClient(), now: opts.Now}, nil
 }
 
 // AuthURL implements account.StaffProvider.
@@ -135,9 +140,20 @@ func (s *Staff) readClaims(token string, id *account.StaffIdentity) error {
 func (s *Staff) discover(ctx context.Context) (*oauth2.Config, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.config != nil {
-		return s.config, nil
+	now := s.now()
+	if s.config != nil || !s.tried.IsZero() && now.Sub(s.tried) < fetchPause { // whoever opens the page must not make us hammer the issuer
+		return s.config, s.failed
 	}
+	s.tried = now
+	s.config, s.failed = s.ask(ctx)
+	return s.config, s.failed
+}
+
+// ask reads the issuer's addresses. It is called with mu held.
+func (s *Staff) ask(ctx context.Context) (*oauth2.Config, error) {
+	// Others wait for the answer too: it does not depend on who asked first.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), fetchTime)
+	defer cancel()
 	p, err := oidc.NewProvider(oidc.ClientContext(ctx, s.http), s.client.Issuer)
 	if err != nil {
 		return nil, account.ErrProviderUnavailable.With(brief(withoutURL(err)))
@@ -156,8 +172,7 @@ func (s *Staff) discover(ctx context.Context) (*oauth2.Config, error) {
 	if slices.Contains(known.Scopes, s.client.GroupsClaim) { // some give the groups only to who asks
 		scopes = append(scopes, s.client.GroupsClaim)
 	}
-	s.config = &oauth2.Config{
+	return &oauth2.Config{
 		ClientID: s.client.ClientID, ClientSecret: s.client.ClientSecret, Endpoint: endpoint, RedirectURL: s.client.RedirectURL, Scopes: scopes,
-	}
-	return s.config, nil
+	}, nil
 }

@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
+	"net/textproto"
 	"net/url"
 	"strconv"
 	"time"
@@ -181,18 +183,38 @@ func (s *SMTP) client(conn net.Conn) (*gomail.Client, error) {
 }
 
 // judge says whether a failure is for good, without the addresses that go-mail
-// names. A 5yz answer about this mail is; one about us, such as a wrong password, is
-// an operator's to put right, and the mail may be taken then. [RFC 5321 4.2.1]
+// names and without the server's own words: some repeat what they were told. A 5yz
+// answer about this mail is for good; one about us, such as a wrong password, is an
+// operator's to put right, and the mail may be taken then. [RFC 5321 4.2.1]
 func judge(err error) error {
 	var refused *gomail.SendError
 	if !errors.As(err, &refused) {
-		const most = 200
-		text := err.Error()
-		return errors.New("mail: " + text[:min(len(text), most)])
+		return ourselves(err)
 	}
 	text := fmt.Sprintf("mail: %s: %d %s", refused.Reason, refused.ErrorCode(), refused.EnhancedStatusCode())
 	if refused.ErrorCode() >= 500 {
 		return fmt.Errorf("%w: %s", account.ErrMailRefused, text)
 	}
 	return errors.New(text)
+}
+
+// ourselves is a failure before any mail: of the network, of TLS, or the server's
+// answer to who we are.
+func ourselves(err error) error {
+	var answer *textproto.Error
+	var network net.Error
+	var certificate *tls.CertificateVerificationError
+	switch {
+	case errors.As(err, &answer):
+		return fmt.Errorf("mail: the mail server answers %d", answer.Code)
+	case errors.As(err, &certificate):
+		return fmt.Errorf("mail: %w", certificate)
+	case errors.As(err, &network):
+		return fmt.Errorf("mail: %w", network)
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return errors.New("mail: the mail server hangs up")
+	case errors.Is(err, gomail.ErrNoSupportedAuthDiscovered):
+		return errors.New("mail: the mail server offers no way to log in that we take")
+	}
+	return errors.New("mail: the mail server does not speak SMTP as it should")
 }

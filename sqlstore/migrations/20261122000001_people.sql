@@ -93,3 +93,7 @@ CREATE TABLE service_credentials (
     revoked_at    BIGINT
 );
 CREATE INDEX idx_service_credentials_account ON service_credentials (account_id, credential_id);
+
+-- What an erasure looks for, so that it does not read whole tables while devices wait.
+CREATE INDEX idx_orders_linked ON orders (linked_user_id) WHERE linked_user_id IS NOT NULL;
+CREATE INDEX idx_audit_actor ON device_audit (actor, audit_id);

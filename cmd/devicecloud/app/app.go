@@ -86,7 +86,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
-	staff, err := c.staffProvider()
+	staff, err := c.staffProvider(log)
 	if err != nil {
 		return nil, err
 	}

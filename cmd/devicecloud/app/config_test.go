@@ -266,13 +266,13 @@ func TestPrepareRefusesWhatMustNotBeServed(t *testing.T) {
 		{"a further issuer with a name that is taken", func(c *app.Config) {
 			c.Issuers = map[string]app.Issuer{"dev": {URL: "https://issuer.example", ClientIDs: []string{"ios"}}}
 		}, "the name dev is taken"},
-		{"WeChat", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "0123456789abcdef0123456789abcdef" }, ""},
+		{"WeChat", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "8c1f04e2b97d5a63e0f2716b4d9a385c" }, ""},
 		{"WeChat without its secret", func(c *app.Config) { c.WeChatAppID = "wx1" }, "WECHAT_SECRET"},
 		{"WeChat with a short secret", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "hunter2" }, "WECHAT_SECRET is not an AppSecret"},
 		{"WeChat with a secret of zeros", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "00000000000000000000000000000000" }, "WECHAT_SECRET is not an AppSecret"},
 		{"WeChat in the clear", func(c *app.Config) { c.WeChatBaseURL = "http://api.example" }, "WECHAT_BASE_URL"},
 		{"mail", func(c *app.Config) {
-			c.SMTPURL, c.MailFrom, c.PublicURL = "smtp://u:hunter2@mail.example.com", "Devices <no-reply@example.com>", "https://cloud.example.com"
+			c.SMTPURL, c.MailFrom, c.PublicURL = "smtp://u:lake-Copper-41-moss@mail.example.com", "Devices <no-reply@example.com>", "https://cloud.example.com"
 		}, ""},
 		{"mail without a sender", func(c *app.Config) { c.SMTPURL, c.PublicURL = "smtp://localhost", "https://cloud.example.com" }, "MAIL_FROM is required"},
 		{"mail without a public URL", func(c *app.Config) { c.SMTPURL, c.MailFrom = "smtp://localhost", "a@example.com" }, "PUBLIC_URL is required"},
@@ -284,6 +284,27 @@ func TestPrepareRefusesWhatMustNotBeServed(t *testing.T) {
 		{"a public URL in the clear", func(c *app.Config) { c.PublicURL = "http://cloud.example.com" }, "PUBLIC_URL"},
 		{"a public URL with a query", func(c *app.Config) { c.PublicURL = "https://cloud.example.com/?a=b" }, "PUBLIC_URL"},
 		{"a public URL for a telephone in the same network", func(c *app.Config) { c.Dev, c.AllowDevOnNetwork, c.PublicURL = true, true, "http://192.0.2.1:8080" }, ""},
+		{"an identity provider of staff", func(c *app.Config) {
+			c.AdminOIDCIssuer, c.AdminOIDCClientID, c.AdminOIDCAdminGroup, c.PublicURL = "https://idp.example.com", "console", "ops", "https://cloud.example.com/"
+		}, ""},
+		{"an identity provider of staff in dev", func(c *app.Config) {
+			c.Dev, c.AdminOIDCIssuer, c.AdminOIDCClientID, c.AdminOIDCSupportGroup = true, "http://127.0.0.1:1", "console", "help"
+		}, ""},
+		{"an identity provider of staff without a client id", func(c *app.Config) { c.AdminOIDCIssuer = "https://idp.example.com" }, "ADMIN_OIDC_CLIENT_ID"},
+		{"a client id without an identity provider of staff", func(c *app.Config) { c.AdminOIDCClientID = "console" }, "ADMIN_OIDC_ISSUER"},
+		{"an identity provider of staff without a way back", func(c *app.Config) {
+			c.AdminOIDCIssuer, c.AdminOIDCClientID, c.AdminOIDCAdminGroup = "https://idp.example.com", "console", "ops"
+		}, "needs PUBLIC_URL"},
+		{"an identity provider of staff that lets nobody in", func(c *app.Config) {
+			c.AdminOIDCIssuer, c.AdminOIDCClientID, c.PublicURL = "https://idp.example.com", "console", "https://cloud.example.com"
+		}, "nobody could sign in"},
+		{"an identity provider of staff in the clear", func(c *app.Config) {
+			c.AdminOIDCIssuer, c.AdminOIDCClientID, c.AdminOIDCAdminGroup, c.PublicURL = "http://idp.example.com", "console", "ops", "https://cloud.example.com"
+		}, "neither https"},
+		{"an identity provider of staff without a claim of groups", func(c *app.Config) {
+			c.AdminOIDCIssuer, c.AdminOIDCClientID, c.AdminOIDCAdminGroup, c.PublicURL = "https://idp.example.com", "console", "ops", "https://cloud.example.com"
+			c.AdminOIDCGroupsClaim = ""
+		}, "claim of the groups"},
 		{"a script as app link", func(c *app.Config) { c.AppLinkURL = "javascript://x/%0aalert(1)" }, "APP_LINK_URL must have the scheme"},
 		{"an app link with a fragment", func(c *app.Config) { c.AppLinkURL = "devicecloud://auth#" }, "APP_LINK_URL"},
 		{"no app link", func(c *app.Config) { c.AppLinkURL = "" }, "APP_LINK_URL"},

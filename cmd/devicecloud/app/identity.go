@@ -239,11 +239,16 @@ func (c *Config) mailer() (account.Mailer, error) {
 
 // linkPage is the page that a mailed link opens.
 func (c *Config) linkPage() string {
+	return c.publicURL() + "/auth/magic"
+}
+
+// publicURL is where people reach this server, without a slash at the end.
+func (c *Config) publicURL() string {
 	base := c.PublicURL
 	if base == "" { // dev
 		base = "http://" + dialable(c.HTTPAddr)
 	}
-	return strings.TrimSuffix(base, "/") + "/auth/magic"
+	return strings.TrimSuffix(base, "/")
 }
 
 // dialable is a listener's address as this machine reaches it.

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
@@ -27,7 +28,7 @@ func (c *Config) Prepare() error {
 		c.checkNumbers(),
 		c.checkIdentity(),
 		errorOf(c.trustedProxies()),
-		errorOf(c.staffProvider()),
+		errorOf(c.staffProvider(slog.New(slog.DiscardHandler))),
 	)
 }
 
@@ -148,6 +149,9 @@ func (c *Config) checkStrength() error {
 		weak   func(string) error
 	}{
 		{"DATABASE_URL", c.DatabaseURL, weakURL},
+		{"SMTP_URL", c.SMTPURL, weakURL},
+		{"WECHAT_SECRET", c.WeChatSecret, weakShared},
+		{"ADMIN_OIDC_CLIENT_SECRET", c.AdminOIDCClientSecret, weakShared},
 	} {
 		if s.secret == "" {
 			continue

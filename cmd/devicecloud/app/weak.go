@@ -1,7 +1,6 @@
 package app
 
 import (
-	"bytes"
 	"crypto/ed25519"
 	"crypto/x509"
 	"encoding/hex"
@@ -10,6 +9,8 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+
+	"github.com/opticworks/devicecloud/account"
 )
 
 const (
@@ -17,18 +18,7 @@ const (
 	// made for us: database, mail server, login provider.
 	minAdminPassword = 12
 	minSharedSecret  = 8
-	// leftover is how many characters beside well-known words do not make a secret.
-	leftover = 4
 )
-
-// guessed are the words that sample configurations, manuals and people put where a
-// secret belongs, longer ones before those that they contain.
-var guessed = []string{
-	"administrator", "correcthorsebatterystaple", "correct horse battery staple", "placeholder", "devicecloud", "opticworks", "replaceme", "replace-me", "replace_me",
-	"change-this", "changethis", "change-me", "change_me", "changeme", "password", "passw0rd", "p@ssw0rd", "passwort", "postgres", "qwertyuiop", "iloveyou", "letmein",
-	"example", "default", "hunter2", "welcome", "dragon", "monkey", "qwerty", "insert", "secret", "sample", "foobar", "dummy", "admin", "super", "token", "value", "string",
-	"1234567890", "0123456789", "123456789", "12345678", "123456", "test", "todo", "demo", "root", "user", "smtp", "your", "here", "pass", "prod", "key", "the", "dev", "my", "xxx",
-}
 
 // published are Ed25519 private keys that stand in specifications, as seeds in hex:
 // whoever searches for one may sign with it.
@@ -39,53 +29,21 @@ var published = []string{
 	"d4ee72dbf913584ad5b6d8f1f769f8ad3afe7c28cbf1d4fbe097a88f44755842", // [RFC 8410 10.3]
 }
 
-// weakText refuses a secret of text that would be guessed: too short, a placeholder,
-// words that are tried first, a pattern. The error is the end of a sentence and holds
-// nothing of the secret.
+// weakText refuses a secret of text that is too short or would be guessed. The error
+// is the end of a sentence and holds nothing of the secret.
 func weakText(s string, least int) error {
+	why := account.Guessable(s)
 	switch {
-	case placeholder(s):
-		return errors.New("is a placeholder: put the secret in its place")
-	case len(s) < least:
+	case why == "" && len(s) < least:
 		return fmt.Errorf("is shorter than %d characters", least)
-	case pattern([]byte(s)):
-		return errors.New("is one character or a pattern repeated")
-	}
-	rest := strings.ToLower(s)
-	for _, word := range guessed {
-		rest = strings.ReplaceAll(rest, word, "")
-	}
-	if len(rest) <= leftover {
-		return errors.New("is one of the passwords that are tried first")
+	case why != "":
+		return errors.New(why)
 	}
 	return nil
 }
 
-// placeholder reports whether a text is what a manual shows instead of a value.
-func placeholder(s string) bool {
-	for _, form := range [][2]string{{"<", ">"}, {"{", "}"}, {"[", "]"}, {"${", "}"}, {"$(", ")"}, {"%", "%"}} {
-		if len(s) > 1 && strings.HasPrefix(s, form[0]) && strings.HasSuffix(s, form[1]) {
-			return true
-		}
-	}
-	return strings.Trim(s, ".…*- ") == ""
-}
-
-// pattern reports whether bytes are a piece of them repeated, or go up or down in even
-// steps.
-func pattern(b []byte) bool {
-	for n := 1; n <= len(b)/2; n++ {
-		if bytes.Equal(b[n:], b[:len(b)-n]) {
-			return true
-		}
-	}
-	for i := 2; i < len(b); i++ {
-		if b[i]-b[i-1] != b[1]-b[0] {
-			return false
-		}
-	}
-	return len(b) > 2
-}
+// weakShared is weakText for a secret that somebody else made for us.
+func weakShared(s string) error { return weakText(s, minSharedSecret) }
 
 // weakKey refuses key bytes that did not come from a random source: a pattern, text,
 // too few different bytes. Of 32 random bytes none of it is true, but once in 10^12.
@@ -102,7 +60,7 @@ func weakKey(key []byte) error {
 		}
 	}
 	switch {
-	case pattern(key):
+	case account.Guessable(string(key)) != "":
 		return errors.New("is one byte or a pattern repeated: make a random one")
 	case printable == len(key):
 		return errors.New("is text and not random bytes: make a random one")
@@ -153,7 +111,7 @@ func weakURL(text string) error {
 	case password == u.User.Username():
 		return errors.New("has the user's name as password")
 	}
-	if err := weakText(password, minSharedSecret); err != nil {
+	if err := weakShared(password); err != nil {
 		return fmt.Errorf("has a password that %w", err)
 	}
 	return nil

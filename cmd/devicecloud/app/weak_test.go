@@ -25,10 +25,13 @@ var guessable = []string{
 	"123456789012", "abcdefghijklmnop", "administrator", "adminadmin", "letmein-letmein", "hunter2hunter2", "qwertyuiop", "correcthorsebatterystaple", "short", "a", "devicecloud", "test-secret", "todo",
 }
 
-// withPassword puts a password into a URL as it has to be written there.
-func withPassword(c *app.Config, password string) {
-	u := url.URL{Scheme: "postgres", User: url.UserPassword("cloud", password), Host: "db.example.com", Path: "devicecloud"}
-	c.DatabaseURL = app.Secret(u.String())
+// withPassword is a URL with a password, written as it has to be there.
+func withPassword(scheme, password string) app.Secret {
+	u := url.URL{Scheme: scheme, User: url.UserPassword("cloud", password), Host: "host.example.com", Path: "x"}
+	if scheme != "postgres" {
+		u.Path = ""
+	}
+	return app.Secret(u.String())
 }
 
 // seedPEM is the private key of a seed.
@@ -88,8 +91,16 @@ func refusals(t *testing.T) map[string]struct {
 		signing = append(signing, seedPEM(t, raw))
 	}
 	return map[string]row{
-		"ADMIN_PASSWORD":        {func(c *app.Config, v string) { c.AdminEmail, c.AdminPassword = "a@example.com", app.Secret(v) }, guessable, true},
-		"DATABASE_URL":          {withPassword, append([]string{"cloud"}, guessable...), false},
+		"ADMIN_PASSWORD": {func(c *app.Config, v string) { c.AdminEmail, c.AdminPassword = "a@example.com", app.Secret(v) }, guessable, true},
+		"DATABASE_URL":   {func(c *app.Config, v string) { c.DatabaseURL = withPassword("postgres", v) }, append([]string{"cloud"}, guessable...), false},
+		"SMTP_URL": {func(c *app.Config, v string) {
+			c.SMTPURL, c.MailFrom, c.PublicURL = withPassword("smtps", v), "cloud@example.com", "https://cloud.example.com"
+		}, append([]string{"cloud"}, guessable...), false},
+		"WECHAT_SECRET": {func(c *app.Config, v string) { c.WeChatAppID, c.WeChatSecret = "wx1", app.Secret(v) }, guessable, false},
+		"ADMIN_OIDC_CLIENT_SECRET": {func(c *app.Config, v string) {
+			c.AdminOIDCIssuer, c.AdminOIDCClientID, c.AdminOIDCClientSecret = "https://login.example.com", "cloud", app.Secret(v)
+			c.AdminOIDCAdminGroup, c.PublicURL = "admins", "https://cloud.example.com"
+		}, guessable, false},
 		"TOKEN_SIGNING_KEY":     {func(c *app.Config, v string) { c.TokenSigningKey = app.Secret(v) }, signing, false},
 		"SECRET_ENCRYPTION_KEY": {func(c *app.Config, v string) { c.SecretEncryptionKey = app.Secret(v) }, sealing, true},
 	}
@@ -114,7 +125,7 @@ func TestGuessableSecretsAreNotServed(t *testing.T) {
 				if err == nil || !strings.Contains(err.Error(), name+" ") && !strings.Contains(err.Error(), name+":") {
 					t.Fatalf("error %v, want a sentence about %s", err, name)
 				}
-				if len(value) > 8 && strings.Contains(err.Error(), value) || strings.Contains(err.Error(), "@db.example.com") {
+				if len(value) > 8 && strings.Contains(err.Error(), value) || strings.Contains(err.Error(), "@host.example.com") {
 					t.Errorf("the error shows the value: %v", err)
 				}
 				c.Dev = true
@@ -129,7 +140,7 @@ func TestGuessableSecretsAreNotServed(t *testing.T) {
 func TestStrongSecretsAreServed(t *testing.T) {
 	for _, password := range []string{"lake-Copper-41-moss", "kT9xq2vB7m", "password-of-lake-Copper", "Zß4-öäü-9Kq", "a1b2c3d4e5f6g7"} {
 		c := served(t)
-		withPassword(&c, password)
+		c.DatabaseURL = withPassword("postgres", password)
 		if err := c.Prepare(); err != nil {
 			t.Errorf("DATABASE_URL with %q: %v", password, err)
 		}
@@ -145,6 +156,9 @@ func TestStrongSecretsAreServed(t *testing.T) {
 
 // pasted finds NAME=value and NAME: value in a text.
 var pasted = regexp.MustCompile("(?m)\\b([A-Z][A-Z0-9_]{3,})(?:=|: )[\"'`]?([^\\s\"'`]+)")
+
+// credentials finds URLs with a password in a text.
+var credentials = regexp.MustCompile("(?:postgres|postgresql|smtps?)://[^\\s`)]+:[^\\s@`]+@[^\\s`),]+")
 
 // What the documents show as an example is no secret: pasted as it stands, it is
 // refused.
@@ -165,17 +179,26 @@ func TestNoExampleOfTheDocumentsIsServed(t *testing.T) {
 				continue
 			}
 			c := served(t)
-			if row.set(&c, found[2]); found[1] == "DATABASE_URL" {
+			switch row.set(&c, found[2]); found[1] {
+			case "DATABASE_URL":
 				c.DatabaseURL = app.Secret(found[2])
+			case "SMTP_URL":
+				c.SMTPURL = app.Secret(found[2])
 			}
 			if c.Prepare() == nil {
 				t.Errorf("%s shows %s=%s, and the program takes it", path, found[1], found[2])
 			}
 		}
-		for _, url := range regexp.MustCompile(`postgres(?:ql)?://[^\s`+"`"+`)]+:[^\s@`+"`"+`]+@[^\s`+"`"+`)]+`).FindAllString(string(text), -1) {
+		for _, found := range credentials.FindAllString(string(text), -1) {
 			c := served(t)
-			if c.DatabaseURL = app.Secret(url); c.Prepare() == nil {
-				t.Errorf("%s shows %s, and the program takes it", path, url)
+			c.MailFrom, c.PublicURL = "cloud@example.com", "https://cloud.example.com"
+			if strings.HasPrefix(found, "postgres") {
+				c.DatabaseURL = app.Secret(found)
+			} else {
+				c.SMTPURL = app.Secret(found)
+			}
+			if c.Prepare() == nil {
+				t.Errorf("%s shows %s, and the program takes it", path, found)
 			}
 		}
 	}
