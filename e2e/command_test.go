@@ -170,6 +170,35 @@ func TestCommandsWithMosquitto(t *testing.T) {
 	}
 }
 
+// configures has a simulated device take a configuration and measure itself.
+func (c *Cloud) configures(d Device, token string) {
+	c.t.Helper()
+	var config struct {
+		Desired struct{ Version int }
+		InSync  bool `json:"in_sync"`
+	}
+	zone := map[string]any{"id": "z1", "name": "Sofa", "type": "include", "vertices": [][2]int{{0, 0}, {2000, 0}, {2000, 1500}}, "sensitivity": 50}
+	path := "/api/devices/" + d.ID + "/config"
+	if status := c.Do(http.MethodPut, path, token, map[string]any{"version": 0, "zones": []any{zone}}, &config); status != 200 || config.Desired.Version != 1 {
+		c.t.Fatalf("PUT config: %d %+v", status, config)
+	}
+	if status := c.Do(http.MethodPut, path, token, map[string]any{"version": 0, "zones": []any{}}, nil); status != http.StatusConflict {
+		c.t.Errorf("PUT config of another version: %d", status)
+	}
+	Await(c.t, 10*time.Second, func() bool {
+		c.Get(path, token, &config)
+		return config.InSync
+	}, func() string { return fmt.Sprintf("the device does not apply %+v", config) })
+	var measured struct {
+		Status      string
+		Diagnostics map[string]any
+	}
+	c.Post("/api/devices/"+d.ID+"/diagnostics", token, map[string]any{"include": []string{"heap"}}, &measured)
+	if measured.Status != "answered" || len(measured.Diagnostics) != 1 || measured.Diagnostics["heap"] == nil {
+		c.t.Errorf("measured %+v", measured)
+	}
+}
+
 // What the simulator's devices do with commands, over the running program.
 func TestCommandsWithTheSimulator(t *testing.T) {
 	c := Start(t, Options{})
@@ -227,6 +256,9 @@ func TestCommandsWithTheSimulator(t *testing.T) {
 				if status := c.Do(http.MethodPost, "/api/devices/"+d.ID+"/commands", owner.Token, map[string]any{"requestId": "r4", "type": "fly"}, &v); status != 422 || v.Error != "unsupported_by_firmware" {
 					t.Errorf("fly again: %d %+v", status, v)
 				}
+			}
+			if tc.manner == "slow" {
+				c.configures(d, owner.Token)
 			}
 			if n := count(c.trail(d, admin), "command_finished "+tc.status); n < 1 {
 				t.Error("its end was not audited")

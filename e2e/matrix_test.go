@@ -80,6 +80,9 @@ var matrix = []rule{
 	{route: "PATCH /api/devices/{id}", want: "                           401    404    role   ok     ok     role   ok     ok     scope", body: `{"name":"Kitchen"}`},
 	{route: "DELETE /api/devices/{id}", want: "                          401    404    ok     ok     ok     role   ok     role   role"},
 	{route: "GET /api/devices/{id}/connections", want: "                 401    404    ok     ok     ok     ok     ok     ok     ok"},
+	{route: "GET /api/devices/{id}/config", want: "                      401    404    ok     ok     ok     ok     ok     ok     ok"},
+	{route: "PUT /api/devices/{id}/config", want: "                      401    404    role   ok     ok     role   ok     ok     scope", body: `{"version":0,"zones":[]}`},
+	{route: "POST /api/devices/{id}/diagnostics", want: "                401    404    role   409    409    role   409    409    scope", body: `{"wait":0}`}, // it is not connected
 	{route: "POST /api/devices/{id}/commands", want: "                   401    404    role   ok     ok     role   ok     ok     scope", body: `{"requestId":"$NEW","type":"identify"}`},
 	{route: "GET /api/devices/{id}/commands", want: "                    401    404    role   ok     ok     role   ok     ok     scope"},
 	{route: "GET /api/devices/{id}/commands/{command_id}", want: "       401    404    role   ok     ok     role   ok     ok     scope"},

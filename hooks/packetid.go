@@ -109,6 +109,13 @@ func (o *outbox) due() (due map[topic.Kind][]byte) {
 	return due
 }
 
+// takes reports whether the device has subscribed to a kind.
+func (o *outbox) takes(k topic.Kind) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.grants[k] > 0
+}
+
 // hold keeps an answer until its topic is subscribed, or the device has room for it.
 func (o *outbox) hold(k topic.Kind, payload []byte) {
 	o.mu.Lock()

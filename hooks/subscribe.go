@@ -221,6 +221,9 @@ func (g *guard) OnPacketProcessed(cl *mqtt.Client, pk packets.Packet, err error)
 	for k, payload := range s.device.outbox.grant(g.grants(s)) {
 		g.respond(s, k, payload)
 	}
+	if s.device.outbox.takes(topic.ConfigUpdate) {
+		g.registry.ConfigReady(s.device.session)
+	}
 	if s.device.outbox.takesCommands() {
 		g.registry.CommandsReady(s.device.session)
 	}

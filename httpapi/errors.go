@@ -66,6 +66,15 @@ func invalid(message string) error {
 	return registry.E(registry.Invalid, registry.ErrInvalidRequest.Code, message)
 }
 
+// sentence is what an error of the domain says to a person.
+func sentence(err error) string {
+	var e *registry.Error
+	if errors.As(err, &e) {
+		return e.Message
+	}
+	return registry.ErrInvalidRequest.Message
+}
+
 // fail answers with an error. Whoever asks sees a code and a sentence; the cause
 // goes to the log when it is ours.
 func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {

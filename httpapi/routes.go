@@ -31,6 +31,7 @@ type route struct {
 const (
 	get    = http.MethodGet
 	post   = http.MethodPost
+	put    = http.MethodPut
 	patch  = http.MethodPatch
 	remove = http.MethodDelete
 )
@@ -68,6 +69,9 @@ func (a *api) routes() []route {
 		{remove, "/api/devices/{id}", person, a.removeDevice},
 		{get, "/api/devices/{id}/connections", person, a.listConnections},
 		{get, "/api/devices/{id}/events", person, a.listEvents},
+		{get, "/api/devices/{id}/config", person, a.getConfig},
+		{put, "/api/devices/{id}/config", person, a.putConfig},
+		{post, "/api/devices/{id}/diagnostics", person, a.diagnose},
 		{post, "/api/devices/{id}/commands", person, a.sendCommand},
 		{get, "/api/devices/{id}/commands", person, a.listCommands},
 		{get, "/api/devices/{id}/commands/{command_id}", person, a.getCommand},
@@ -168,7 +172,7 @@ func (a *api) handleFunc(method, path, label string, h http.HandlerFunc) {
 // methodNotAllowed answers 405 with the methods that the path has.
 func (a *api) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	var allow []string
-	for _, m := range []string{get, http.MethodHead, post, patch, remove} {
+	for _, m := range []string{get, http.MethodHead, post, put, patch, remove} {
 		probe := *r
 		probe.Method = m
 		var match mux.RouteMatch

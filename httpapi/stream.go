@@ -107,6 +107,8 @@ func newEvent(c *registry.Change) any {
 		return claimedEvent{head, string(registry.RoleOwner), at, c.ClaimedVia}
 	case registry.ChangeUpdated:
 		return updatedEvent{head, c.Name, at}
+	case registry.ChangeConfig:
+		return configEvent{head, newConfigBody(*c.Config)}
 	case registry.ChangeCommand:
 		return commandEvent{head, newCommandBody(*c.Command)}
 	}

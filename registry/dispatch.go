@@ -44,6 +44,8 @@ type dispatcher struct {
 	closed  bool
 	lanes   map[string]*lane // by device id
 	waiters map[string]map[chan Command]struct{}
+
+	diagnoses map[string]chan Diagnosis // who waits, by device id and request id
 }
 
 // lane is the way of commands to one device. It is under dispatcher.mu.
@@ -58,6 +60,7 @@ type lane struct {
 func newDispatcher(r *Registry) *dispatcher {
 	return &dispatcher{
 		r: r, done: make(chan struct{}), calm: make(chan struct{}), lanes: map[string]*lane{}, waiters: map[string]map[chan Command]struct{}{},
+		diagnoses: map[string]chan Diagnosis{},
 	}
 }
 

@@ -19,6 +19,7 @@ const (
 	ChangeUpdated      ChangeKind = "device.updated"
 	ChangeSelfEnrolled ChangeKind = "device.self_enrolled" // heard by staff alone
 	ChangeCommand      ChangeKind = "command.updated"
+	ChangeConfig       ChangeKind = "config.updated"
 )
 
 // Change is one committed change of a device. It is shared between listeners and
@@ -29,12 +30,13 @@ type Change struct {
 	DeviceID string
 	At       time.Time
 
-	State      *State    // device.state: the report; what it does not name stays as it was
-	Presence   *Presence // device.status
-	Firmware   string    // device.provisioned
-	ClaimedVia string    // device.claimed
-	Name       string    // device.updated
-	Command    *Command  // command.updated
+	State      *State       // device.state: the report; what it does not name stays as it was
+	Presence   *Presence    // device.status
+	Firmware   string       // device.provisioned
+	ClaimedVia string       // device.claimed
+	Name       string       // device.updated
+	Command    *Command     // command.updated
+	Config     *ConfigState // config.updated
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
 	private bool     // nobody but users hears it

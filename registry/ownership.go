@@ -232,6 +232,9 @@ func (r *Registry) giveUp(ctx context.Context, tx Tx, a Actor, d OwnedDevice, us
 	if err := r.dropCommands(ctx, tx, a, d); err != nil {
 		return nil, err
 	}
+	if err := tx.DeleteConfig(ctx, d.No); err != nil {
+		return nil, err
+	}
 	if err := tx.SetDeviceName(ctx, d.No, "", r.now()); err != nil {
 		return nil, err
 	}

@@ -116,6 +116,7 @@ type Session struct {
 	CredentialID int64     // 0: a certificate of the device CA
 	ExpiresAt    time.Time // of the credential; zero: never
 	ConnectedAt  time.Time
+	wanted       atomic.Int64           // version of the configuration that it should have; 0: nobody looks
 	restarted    atomic.Bool            // a reboot is open that this connection may be the end of
 	firmware     atomic.Pointer[string] // the version in the devices row, so that only a change writes it
 }

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/opticworks/devicecloud/topic"
 )
 
 // Options configures a Registry. The zero value of each field is usable.
@@ -14,6 +16,7 @@ type Options struct {
 	Now               func() time.Time // default time.Now
 	NextID            func() int64     // ids that grow with time; default NewIDSource(Now)
 	Salt              string           // of device ids; default "opticworks-rs1"
+	Root              topic.Root       // of topics, whose length counts; default "opticworks"
 	SelfEnroll        bool             // an unknown device may enrol itself at its first connection [seed 003 4.2]
 	OfflineThreshold  time.Duration    // silence that ends presence; default 120 s
 	AuditRetention    time.Duration    // default 90 days
@@ -34,6 +37,9 @@ func (o *Options) defaults() {
 	}
 	if o.NextID == nil {
 		o.NextID = NewIDSource(o.Now)
+	}
+	if o.Root == "" {
+		o.Root = "opticworks"
 	}
 	if o.Salt == "" {
 		o.Salt = "opticworks-rs1"

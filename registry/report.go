@@ -111,8 +111,13 @@ func (r *Registry) KeepReport(s *Session, k topic.Kind, payload []byte) error {
 		r.counters.StaleWrites.Add(1)
 		return ErrStale
 	}
-	if k == topic.OTAStatus {
+	switch k {
+	case topic.OTAStatus:
 		r.dispatch.background(func() { r.updateEnded(s, payload) })
+	case topic.ConfigStatus:
+		r.dispatch.background(func() { r.configReported(s) })
+	case topic.DiagResponse:
+		r.diagnosed(s, payload)
 	}
 	return nil
 }

@@ -34,6 +34,7 @@ type Tx interface {
 	OrderTx
 	AuditTx
 	CommandTx
+	ConfigTx
 	People
 }
 
@@ -204,6 +205,17 @@ type CommandTx interface {
 	TakeCommandToken(ctx context.Context, bucket string, at time.Time, interval time.Duration, burst int) (wait time.Duration, err error)
 	// DeleteCommandRates deletes at most limit buckets that are full.
 	DeleteCommandRates(ctx context.Context, at time.Time, limit int) (int, error)
+}
+
+// ConfigTx reads and writes what is wanted of devices.
+type ConfigTx interface {
+	// Config reads a device's configuration; ok is false when there is none.
+	Config(ctx context.Context, deviceNo int64) (c Config, ok bool, err error)
+	// PutConfig writes a configuration, only while the version is still the one that it
+	// replaces (0: there is none).
+	PutConfig(ctx context.Context, deviceNo int64, c Config, replaces int64) (changed bool, err error)
+	// DeleteConfig removes a device's configuration.
+	DeleteConfig(ctx context.Context, deviceNo int64) error
 }
 
 // People is what the domain of devices asks the domain of people.

@@ -43,3 +43,12 @@ CREATE TABLE command_rates (
     full_at BIGINT NOT NULL
 );
 CREATE INDEX idx_command_rates_full ON command_rates (full_at);
+
+-- The configuration that people want a device to have. What the device has is in
+-- device_reports (config/status).
+CREATE TABLE device_configs (
+    device_no  INTEGER PRIMARY KEY REFERENCES devices (device_no) ON DELETE CASCADE,
+    version    BIGINT NOT NULL,
+    zones      TEXT NOT NULL,  -- a JSON list
+    updated_at BIGINT NOT NULL
+);

@@ -11,6 +11,7 @@ import (
 	"github.com/opticworks/devicecloud/hooks"
 	"github.com/opticworks/devicecloud/httpapi"
 	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/topic"
 )
 
 // makeDataDir makes DATA_DIR, readable by its owner alone: the database and, in
@@ -28,6 +29,7 @@ func (c *Config) registryOptions(log *slog.Logger) (registry.Options, error) {
 		NodeID:            c.NodeID,
 		NextID:            registry.NewIDSource(time.Now),
 		Salt:              c.DeviceIDSalt,
+		Root:              topic.Root(c.TopicRoot),
 		SelfEnroll:        c.SelfEnroll,
 		OfflineThreshold:  c.offlineThreshold(),
 		AuditRetention:    time.Duration(c.AuditRetentionDays) * day,
