@@ -27,8 +27,11 @@ func (courier) Announce(string, topic.Kind, []byte)      {}
 func (courier) Watched() bool                            { return false }
 func (courier) Disconnect(string, registry.Reason) bool  { return false }
 func (courier) ExpireSession(string, int64, time.Time)   {}
-func (courier) AccessChanged(string)                     {}
-func (courier) Sessions() []registry.Live                { return nil }
+func (courier) DeliverCommand(string, int64, registry.CommandDelivery) error {
+	return registry.ErrOffline
+}
+func (courier) AccessChanged(string)      {}
+func (courier) Sessions() []registry.Live { return nil }
 
 // clock is a time that only the test moves.
 type clock struct {

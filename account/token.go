@@ -65,6 +65,7 @@ type shown struct {
 	IssuedAt  int64    `json:"iat"`
 	NotBefore int64    `json:"nbf"`
 	ExpiresAt int64    `json:"exp"`
+	AuthTime  int64    `json:"auth_time"`
 	SessionID string   `json:"sid"`
 	Scope     string   `json:"scope"`
 	Role      string   `json:"role"`
@@ -156,6 +157,9 @@ func (s *Service) parse(token string) (registry.Actor, time.Time, error) {
 		return none, time.Time{}, errors.New("a required claim is missing")
 	}
 	a := registry.Actor{ID: c.Subject, SessionID: c.SessionID, Scopes: slices.Clip(strings.Fields(c.Scope))}
+	if c.Audience[0] != AudienceService && c.AuthTime > 0 {
+		a.ProvedAt = time.Unix(c.AuthTime, 0)
+	}
 	switch {
 	case c.Audience[0] == AudienceApp && c.Role == "":
 		a.Kind = registry.ActorUser

@@ -66,6 +66,9 @@ func (l *ledger) changes(t *testing.T) (list []string) {
 	l.mark(t)
 	for table, rows := range l.rows {
 		for _, row := range rows {
+			if table == "device_audit" && strings.Contains(row, "command_denied") {
+				continue // a refused command leaves a trace where its device is the asker's [contracts G.2]
+			}
 			if _, had := slices.BinarySearch(before[table], row); !had {
 				list = append(list, "+ "+table+" "+row)
 			}

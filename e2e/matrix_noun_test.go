@@ -1,6 +1,7 @@
 package e2e_test
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha1"
 	"crypto/sha256"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/registry"
 )
 
 // noun is what the variables of a path name.
@@ -39,6 +41,7 @@ var (
 // nouns are the nouns by the path up to the last variable.
 var nouns = map[string]noun{
 	"/api/devices/":                      {aDevice, "device_not_found", deviceOf},
+	"/api/devices/{id}/commands/":        {aDevice, "device_not_found", commandOf},
 	"/admin/devices/":                    {aDevice, "device_not_found", deviceOf},
 	"/api/me/sessions/":                  {mine, "session_not_found", sessionOf},
 	"/api/me/identities/":                {mine, "identity_not_found", identityOf},
@@ -152,6 +155,34 @@ func nobodysDevice(s *stage, t *testing.T, actor string) (token, body string) {
 		t.Fatalf("%d %s", r.status, r.body)
 	}
 	return s.token(t, actor), `{"device_id":"` + d.ID + `","user_id":"` + s.users["stranger"].ID + `"}`
+}
+
+// commandOf is a device and a command that waits for it, or the id of none.
+func commandOf(s *stage, t *testing.T, actor, target string, _ verdict) []string {
+	t.Helper()
+	d := s.device(actor, target)
+	s.bodies++
+	id := fmt.Sprintf("command-%d-%d", s.stages, s.bodies)
+	if d.ID == s.none.ID {
+		return []string{d.ID, id}
+	}
+	ctx := context.Background()
+	err := s.db.Registry().InTx(ctx, func(tx registry.Tx) error {
+		row, err := tx.Device(ctx, d.ID)
+		if err != nil {
+			return err
+		}
+		at := time.Now()
+		_, err = tx.InsertCommand(ctx, registry.Command{
+			No: at.UnixNano(), ID: id, DeviceNo: row.No, Issuer: "system", RequestID: id, BodyHash: []byte{0}, Type: "identify", Params: "{}",
+			Queueable: true, Status: registry.CommandQueued, IssuedAt: at, ExpiresAt: at.Add(time.Hour), DueAt: at.Add(time.Hour),
+		})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{d.ID, id}
 }
 
 // sessionOf is a session beside the one that asks, somebody else's, or none.

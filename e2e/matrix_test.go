@@ -83,6 +83,13 @@ var matrix = []rule{
 	{route: "PATCH /api/devices/{id}", want: "                           401    404    role   ok     ok     role   ok     ok     scope", body: `{"name":"Kitchen"}`},
 	{route: "DELETE /api/devices/{id}", want: "                          401    404    ok     ok     ok     role   ok     role   role"},
 	{route: "GET /api/devices/{id}/connections", want: "                 401    404    ok     ok     ok     ok     ok     ok     ok"},
+	{route: "GET /api/devices/{id}/config", want: "                      401    404    ok     ok     ok     ok     ok     ok     ok"},
+	{route: "PUT /api/devices/{id}/config", want: "                      401    404    role   ok     ok     role   ok     ok     scope", body: `{"version":0,"zones":[]}`},
+	{route: "POST /api/devices/{id}/diagnostics", want: "                401    404    role   409    409    role   409    409    scope", body: `{"wait":0}`}, // it is not connected
+	{route: "POST /api/devices/{id}/commands", want: "                   401    404    role   ok     ok     role   ok     ok     scope", body: `{"requestId":"$NEW","type":"identify"}`},
+	{route: "GET /api/devices/{id}/commands", want: "                    401    404    role   ok     ok     role   ok     ok     scope"},
+	{route: "GET /api/devices/{id}/commands/{command_id}", want: "       401    404    role   ok     ok     role   ok     ok     scope"},
+	{route: "DELETE /api/devices/{id}/commands/{command_id}", want: "    401    404    role   ok     ok     role   ok     ok     scope"},
 	{route: "GET /api/devices/{id}/events", want: "                      401    404    ok     ok     ok     ok     ok     ok     ok"},
 	{route: "POST /api/devices/{id}/claim-challenge", want: "           401    404    403    403    409    role   role   role   role"},
 	{route: "POST /api/devices/{id}/share", want: "                     401    404    role   role   ok     role   ok     role   role", body: `{"user_email":"$NEW@example.com","role":"viewer"}`},

@@ -41,6 +41,8 @@ type flags struct {
 	BackoffCap        time.Duration `default:"60s" help:"and up to this at most."`
 	ESPIDF            bool          `name:"esp-idf" help:"Reconnect as esp-mqtt does: after 10 s, without jitter; resend after 1 s."`
 	Firmware          string        `default:"1.2.0" help:"Firmware version that the devices report."`
+	Commands          string        `default:"prompt" enum:"prompt,slow,failing,twice,silent,restarting" help:"How commands are treated: prompt, slow, failing, twice (answered), silent or restarting."`
+	CommandTime       time.Duration `default:"2s" help:"How long a slow device takes for a command."`
 	PressButton       bool          `help:"Answer ownership challenges as if somebody pressed the button."`
 	ClaimCode         string        `placeholder:"CODE" help:"Pairing code that the first device presents after provisioning."`
 
@@ -81,7 +83,7 @@ func (f *flags) options(getenv func(string) string) (fleet.Options, error) {
 		Behaviour: fleet.Behaviour{
 			Root: f.Root, Auth: fleet.Auth(f.Auth), Mixed: f.MQTT == "mixed", KeepAlive: f.KeepAlive, Interval: f.Interval,
 			TelemetryInterval: f.TelemetryInterval, ConnectTimeout: f.ConnectTimeout, BackoffBase: f.BackoffBase,
-			BackoffCap: f.BackoffCap, ESPIDF: f.ESPIDF, Firmware: f.Firmware, PressButton: f.PressButton, ClaimCode: f.ClaimCode,
+			BackoffCap: f.BackoffCap, ESPIDF: f.ESPIDF, Firmware: f.Firmware, Commands: fleet.Manner(f.Commands), CommandTime: f.CommandTime, PressButton: f.PressButton, ClaimCode: f.ClaimCode,
 		},
 		URL: f.URL, Roots: roots, Devices: f.Devices, Scenario: f.Scenario, Duration: f.Duration, Seed: f.Seed, Salt: f.Salt,
 		State: f.State, ConnectRate: f.ConnectRate, NoEnrol: f.NoEnroll, Owner: f.Owner, Settle: f.Settle, BackTime: f.BackTime,

@@ -23,7 +23,7 @@ func payloadOf(d thing, k topic.Kind) string {
 	case topic.OTAStatus:
 		return `{"status":"downloading","version":"1.3.0","progress":40}`
 	}
-	return `{"request_id":"r1"}`
+	return `{"request_id":"r1","command_id":"c1","status":"succeeded"}`
 }
 
 func byDirection(d topic.Direction) (kinds []topic.Kind) {

@@ -67,7 +67,7 @@ var (
 // Deliver writes one message to the device's live session, at QoS 1 or at the QoS
 // it subscribed with. ErrOffline: there is no session here that subscribed to the
 // topic. RateLimited: too many are unacknowledged. TooLarge: above the client's
-// Maximum Packet Size.
+// Maximum Packet Size. Commands go by DeliverCommand.
 func (c *Courier) Deliver(deviceID string, k topic.Kind, payload []byte) error {
 	if k.Direction() != topic.ToDevice || k == topic.Command {
 		return errNoTopic
@@ -94,12 +94,17 @@ func (c *Courier) deliver(s *session, k topic.Kind, payload []byte) error {
 		return err
 	}
 	pk.FixedHeader.Qos, pk.PacketID = qos, id
-	err = s.cl.WritePacket(pk)
+	return c.write(s, k, pk)
+}
+
+// write writes a message to a device whose outbox has numbered it.
+func (c *Courier) write(s *session, k topic.Kind, pk packets.Packet) error {
+	err := s.cl.WritePacket(pk)
 	if err == nil {
 		c.metrics.delivered(k)
 		return nil
 	}
-	s.device.outbox.acked(id)
+	s.device.outbox.acked(pk.PacketID)
 	if errors.Is(err, packets.ErrPacketTooLarge) {
 		return errTooLarge
 	}

@@ -108,6 +108,9 @@ func (g *guard) cleanUp(s *session, err error) {
 		return
 	}
 	g.forget(s)
+	if s.device.session != nil {
+		g.registry.CommandsGone(s.device.session)
+	}
 	if d := s.device; d.session != nil && !s.superseded.Load() { // the claim that superseded it has ended its row
 		g.offline(s, s.reason(err))
 	}

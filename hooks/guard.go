@@ -197,6 +197,7 @@ func (g *guard) acknowledged(s *session, pk *packets.Packet) {
 		s.reader.window.leave(pk.PacketID)
 		return
 	}
+	g.commandReceived(s, pk)
 	if s.device.outbox.acked(pk.PacketID) {
 		pk.PacketID = 0
 		for k, payload := range s.device.outbox.due() {

@@ -50,6 +50,8 @@ type cloud struct {
 	macs    int
 	follows atomic.Int64 // watches over sign-ins that were not given back
 	stop    func()
+
+	commander registry.Actor // who sends commands; set by the first
 }
 
 // watched counts the watches over sign-ins.

@@ -33,6 +33,9 @@ type outbox struct {
 	sent   []uint16        // unacknowledged, at most window
 	next   uint16
 	held   map[topic.Kind][]byte // answers that cannot be written yet, the last of each kind
+
+	commands map[string]uint8  // as grants, of types of commands that it named
+	carried  map[uint16]string // command ids of those in sent that are commands
 }
 
 // maxKinds is above every topic.Kind.
@@ -42,10 +45,16 @@ const maxKinds = 32
 func (o *outbox) take(k topic.Kind) (id uint16, qos byte, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	switch {
-	case o.grants[k] == 0:
+	if o.grants[k] == 0 {
 		return 0, 0, registry.ErrOffline
-	case o.grants[k] == 1:
+	}
+	return o.number(o.grants[k])
+}
+
+// number gives a message of a subscription its QoS and a free id; mu is held.
+func (o *outbox) number(grant uint8) (id uint16, qos byte, err error) {
+	switch {
+	case grant == 1:
 		return 0, 0, nil
 	case len(o.sent) >= o.window:
 		return 0, 0, errBusy
@@ -71,14 +80,15 @@ func (o *outbox) acked(id uint16) bool {
 		return false
 	}
 	o.sent = slices.Delete(o.sent, i, i+1)
+	delete(o.carried, id)
 	return true
 }
 
 // grant replaces what the device has subscribed to, and returns the answers that
 // were held back for it.
-func (o *outbox) grant(grants [maxKinds]uint8) (due map[topic.Kind][]byte) {
+func (o *outbox) grant(grants [maxKinds]uint8, commands map[string]uint8) (due map[topic.Kind][]byte) {
 	o.mu.Lock()
-	o.grants = grants
+	o.grants, o.commands = grants, commands
 	o.mu.Unlock()
 	return o.due()
 }
@@ -97,6 +107,13 @@ func (o *outbox) due() (due map[topic.Kind][]byte) {
 		}
 	}
 	return due
+}
+
+// takes reports whether the device has subscribed to a kind.
+func (o *outbox) takes(k topic.Kind) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.grants[k] > 0
 }
 
 // hold keeps an answer until its topic is subscribed, or the device has room for it.

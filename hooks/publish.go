@@ -1,7 +1,6 @@
 package hooks
 
 import (
-	"bytes"
 	"context"
 	"errors"
 
@@ -78,8 +77,10 @@ func (g *guard) publish(s *session, k topic.Kind, pk *packets.Packet) verdict {
 		return g.claim(s, k, pk, g.registry.ClaimByCode)
 	case topic.ClaimConfirm:
 		return g.claim(s, k, pk, g.registry.ConfirmClaim)
-	case topic.CommandResponse, topic.TargetsStream:
-		return g.passOn(s, k, pk)
+	case topic.CommandResponse:
+		return g.commandAnswered(s, pk)
+	case topic.TargetsStream:
+		return fanOut // not kept
 	}
 	return g.disabled(s, k, pk)
 }
@@ -203,12 +204,4 @@ func (g *guard) word(s *session, k topic.Kind) verdict {
 		g.courier.Announce(s.id, k, payload)
 	}
 	return settled
-}
-
-// passOn hands on a message that is not kept.
-func (g *guard) passOn(s *session, k topic.Kind, pk *packets.Packet) verdict {
-	if b := bytes.TrimLeft(pk.Payload, " \t\r\n"); k == topic.CommandResponse && (len(b) == 0 || b[0] != '{') {
-		return g.outcome(s, k, registry.ErrBadPayload)
-	}
-	return fanOut
 }

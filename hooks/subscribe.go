@@ -221,16 +221,30 @@ func (g *guard) OnPacketProcessed(cl *mqtt.Client, pk packets.Packet, err error)
 	for k, payload := range s.device.outbox.grant(g.grants(s)) {
 		g.respond(s, k, payload)
 	}
+	if s.device.outbox.takes(topic.ConfigUpdate) {
+		g.registry.ConfigReady(s.device.session)
+	}
+	if s.device.outbox.takesCommands() {
+		g.registry.CommandsReady(s.device.session)
+	}
 }
 
-// grants is what a device has subscribed to, by kind: 0 not at all, else QoS + 1.
-func (g *guard) grants(s *session) (grants [maxKinds]uint8) {
+// grants is what a device has subscribed to, by kind: 0 not at all, else QoS + 1;
+// commands is the same by type, of those that it named.
+func (g *guard) grants(s *session) (grants [maxKinds]uint8, commands map[string]uint8) {
 	for _, have := range s.device.filters {
-		k := topic.Command // the one wildcard
-		if t, ok := g.root.Parse(have.filter); ok {
-			k = t.Kind
+		t, ok := g.root.Parse(have.filter)
+		switch {
+		case !ok: // the one wildcard
+			grants[topic.Command] = have.qos + 1
+		case t.Kind == topic.Command:
+			if commands == nil {
+				commands = map[string]uint8{}
+			}
+			commands[t.Command] = have.qos + 1
+		default:
+			grants[t.Kind] = have.qos + 1
 		}
-		grants[k] = max(grants[k], have.qos+1)
 	}
-	return grants
+	return grants, commands
 }

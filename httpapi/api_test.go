@@ -40,8 +40,11 @@ func (*courier) Deliver(string, topic.Kind, []byte) error { return registry.ErrO
 func (*courier) Announce(string, topic.Kind, []byte)      {}
 func (*courier) Watched() bool                            { return false }
 func (*courier) ExpireSession(string, int64, time.Time)   {}
-func (*courier) AccessChanged(string)                     {}
-func (*courier) Sessions() []registry.Live                { return nil }
+func (*courier) DeliverCommand(string, int64, registry.CommandDelivery) error {
+	return registry.ErrOffline
+}
+func (*courier) AccessChanged(string)      {}
+func (*courier) Sessions() []registry.Live { return nil }
 
 func (c *courier) Disconnect(deviceID string, _ registry.Reason) bool {
 	c.mu.Lock()

@@ -47,6 +47,7 @@ var statuses = map[registry.Kind]int{
 	registry.RateLimited:     http.StatusTooManyRequests,
 	registry.Unavailable:     http.StatusServiceUnavailable,
 	registry.NotConfigured:   http.StatusNotImplemented,
+	registry.Unsupported:     http.StatusUnprocessableEntity,
 }
 
 // problem is the one shape of an error answer. [contracts, decision 8]
@@ -54,6 +55,10 @@ type problem struct {
 	Error     string `json:"error"`
 	Message   string `json:"message"`
 	RequestID string `json:"request_id"`
+
+	// Of a limit that is one of several: whose it is, and the seconds until there is room.
+	Scope         string `json:"scope,omitempty"`
+	RetryAfterSec int    `json:"retry_after_sec,omitempty"`
 }
 
 // invalid is a request that is wrong and will stay wrong.
@@ -61,11 +66,20 @@ func invalid(message string) error {
 	return registry.E(registry.Invalid, registry.ErrInvalidRequest.Code, message)
 }
 
+// sentence is what an error of the domain says to a person.
+func sentence(err error) string {
+	var e *registry.Error
+	if errors.As(err, &e) {
+		return e.Message
+	}
+	return registry.ErrInvalidRequest.Message
+}
+
 // fail answers with an error. Whoever asks sees a code and a sentence; the cause
 // goes to the log when it is ours.
 func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 	x := exchangeOf(r)
-	status, p := http.StatusInternalServerError, problem{errInternal.code, errInternal.message, x.id}
+	status, p := http.StatusInternalServerError, problem{Error: errInternal.code, Message: errInternal.message, RequestID: x.id}
 	var own *httpError
 	var domain *registry.Error
 	var retry time.Duration
@@ -74,6 +88,9 @@ func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 		status, p.Error, p.Message = own.status, own.code, own.message
 	case errors.As(err, &domain) && domain.Kind != registry.Internal:
 		status, p.Error, p.Message, retry = statuses[domain.Kind], domain.Code, domain.Message, domain.RetryAfter
+		if domain.Scope != "" {
+			p.Scope, p.RetryAfterSec = domain.Scope, wholeSeconds(retry)
+		}
 	case errors.Is(err, context.Canceled) && r.Context().Err() != nil:
 		// Nobody reads the answer any more; a status for the log and the metrics.
 		status, p.Error, p.Message = http.StatusServiceUnavailable, registry.ErrUnavailable.Code, registry.ErrUnavailable.Message
@@ -88,7 +105,7 @@ func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 			h.Set("WWW-Authenticate", `Basic realm="devicecloud", charset="UTF-8"`) // [RFC 6749 5.2]
 		}
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		h.Set("Retry-After", strconv.Itoa(max(1, int(math.Ceil(retry.Seconds())))))
+		h.Set("Retry-After", strconv.Itoa(wholeSeconds(retry)))
 	}
 	if status >= http.StatusInternalServerError && status != http.StatusNotImplemented && r.Context().Err() == nil {
 		a.log.LogAttrs(r.Context(), slog.LevelError, "request failed", slog.String("request_id", x.id), slog.String("route", x.route), slog.Any("error", err))
@@ -99,6 +116,9 @@ func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	a.write(w, r, answer{status: status, body: p})
 }
+
+// wholeSeconds is a wait in whole seconds, at least one.
+func wholeSeconds(wait time.Duration) int { return max(1, int(math.Ceil(wait.Seconds()))) }
 
 // write encodes an answer. The body is built before the status is sent, so that a
 // failure to encode is a clean 500.

@@ -24,6 +24,7 @@ const (
 	listUsers        list = 'p'
 	listServices     list = 'v'
 	listInvitations  list = 'i'
+	listCommands     list = 'm'
 )
 
 // cursorLen is the length of a cursor, in characters.

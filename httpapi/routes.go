@@ -31,6 +31,7 @@ type route struct {
 const (
 	get    = http.MethodGet
 	post   = http.MethodPost
+	put    = http.MethodPut
 	patch  = http.MethodPatch
 	remove = http.MethodDelete
 )
@@ -79,6 +80,13 @@ func (a *api) routes() []route {
 		{get, "/api/invitations", person, a.listInvitations},
 		{post, "/api/invitations/{id}/accept", person, a.acceptInvitation},
 		{post, "/api/invitations/{id}/decline", person, a.declineInvitation},
+		{get, "/api/devices/{id}/config", person, a.getConfig},
+		{put, "/api/devices/{id}/config", person, a.putConfig},
+		{post, "/api/devices/{id}/diagnostics", person, a.diagnose},
+		{post, "/api/devices/{id}/commands", person, a.sendCommand},
+		{get, "/api/devices/{id}/commands", person, a.listCommands},
+		{get, "/api/devices/{id}/commands/{command_id}", person, a.getCommand},
+		{remove, "/api/devices/{id}/commands/{command_id}", person, a.cancelCommand},
 
 		{post, "/admin/enroll", factory, a.enroll},
 		{post, "/admin/devices/import", factory, a.importDevices},
@@ -179,7 +187,7 @@ func (a *api) handleFunc(method, path, label string, h http.HandlerFunc) {
 // methodNotAllowed answers 405 with the methods that the path has.
 func (a *api) methodNotAllowed(w http.ResponseWriter, r *http.Request) {
 	var allow []string
-	for _, m := range []string{get, http.MethodHead, post, patch, remove} {
+	for _, m := range []string{get, http.MethodHead, post, put, patch, remove} {
 		probe := *r
 		probe.Method = m
 		var match mux.RouteMatch

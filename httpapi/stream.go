@@ -117,6 +117,10 @@ func newEvent(c *registry.Change) any {
 		return sharedEvent{head, string(c.Share.Role), stamp(c.Share.StartsAt), stamp(c.Share.EndsAt)}
 	case registry.ChangeUpdated:
 		return updatedEvent{head, c.Name, at}
+	case registry.ChangeConfig:
+		return configEvent{head, newConfigBody(*c.Config)}
+	case registry.ChangeCommand:
+		return commandEvent{head, newCommandBody(*c.Command)}
 	}
 	return head
 }

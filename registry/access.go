@@ -15,6 +15,7 @@ const (
 	CanConfigure                       // rename, configuration
 	CanShare                           // share, revoke, transfer
 	CanLeave                           // give up one's own row: the owner's releases the device
+	CanEndanger                        // send commands that cannot be undone
 
 	// The services, which need an entitlement too.
 	CanLiveView
@@ -46,6 +47,7 @@ var capabilities = map[Capability]rule{
 	CanConfigure: {name: "configure", roles: []Role{RoleOwner, RoleAdmin, RoleStaff, RoleService}, scope: ScopeDeviceConfigure},
 	CanShare:     {name: "share", roles: []Role{RoleOwner, RoleStaff}, scope: ScopeDeviceConfigure},
 	CanLeave:     {name: "leave", roles: []Role{RoleOwner, RoleAdmin, RoleViewer, RoleStaff}, scope: ScopeDeviceConfigure},
+	CanEndanger:  {name: "endanger", roles: []Role{RoleOwner, RoleStaff}, scope: ScopeDeviceControl},
 
 	// No staff: a home is watched by its people alone. [contracts A.3]
 	CanLiveView:      {name: "live_view", roles: []Role{RoleOwner, RoleAdmin, RoleViewer}, scope: ScopeDeviceRead, paid: true},
@@ -54,8 +56,8 @@ var capabilities = map[Capability]rule{
 	CanAISummary:     {name: "ai_summary", roles: []Role{RoleOwner, RoleAdmin}, scope: ScopeDeviceRead, paid: true},
 }
 
-// String names a capability: "read", "control", "configure", "share", "leave", "live_view",
-// "cloud_playback", "clip_download", "ai_summary".
+// String names a capability: "read", "control", "configure", "share", "leave", "endanger",
+// "live_view", "cloud_playback", "clip_download", "ai_summary".
 func (c Capability) String() string { return capabilities[c].name }
 
 // ParseCapability is the opposite of [Capability.String].

@@ -1,6 +1,10 @@
 package registry
 
-import "slices"
+import (
+	"slices"
+	"strings"
+	"time"
+)
 
 // ActorKind is what kind of party acts.
 type ActorKind string
@@ -35,7 +39,8 @@ type Actor struct {
 	RequestID  string
 	IP         string
 	UserAgent  string
-	ClientType string // admin-web, miniapp, app, service, device, cli
+	ClientType string    // admin-web, miniapp, app, service, device, cli
+	ProvedAt   time.Time // when they last proved who they are; zero: no person did
 }
 
 // System is the program itself as an actor.
@@ -47,6 +52,12 @@ func (a Actor) String() string {
 		return string(a.Kind)
 	}
 	return string(a.Kind) + ":" + a.ID
+}
+
+// parseActor is the opposite of String.
+func parseActor(s string) (Actor, bool) {
+	kind, id, ok := strings.Cut(s, ":")
+	return Actor{Kind: ActorKind(kind), ID: id}, ok && id != ""
 }
 
 // Has reports whether the actor's token carries a scope.

@@ -13,6 +13,12 @@ type Courier interface {
 	// subscribed to the topic. ErrOffline when there is no session here that would
 	// take it.
 	Deliver(deviceID string, k topic.Kind, payload []byte) error
+	// DeliverCommand writes a command to the device's live session, if that is the
+	// connection of the epoch and has subscribed to commands of the type. Its
+	// acknowledgement comes as CommandReceived. Errors: ErrOffline, NotFound when the
+	// type is not among those that it subscribed to, RateLimited when too many messages
+	// are unacknowledged, TooLarge.
+	DeliverCommand(deviceID string, epoch int64, c CommandDelivery) error
 	// Announce hands people's subscriptions a message of the server's own, as
 	// retained as the kind is.
 	Announce(deviceID string, k topic.Kind, payload []byte)

@@ -22,6 +22,7 @@ const (
 	RateLimited                 // try again after RetryAfter
 	Unavailable                 // a transient failure: nothing was committed, try again
 	NotConfigured               // the operator has not set this up
+	Unsupported                 // the device cannot do it
 )
 
 // Error is the one error type of the domain: a kind for programs, a code and a
@@ -32,7 +33,8 @@ type Error struct {
 	Code       string // lower snake case, stable
 	Message    string // a sentence for a person
 	RetryAfter time.Duration
-	Err        error // the cause; never shown to the caller
+	Scope      string // of RateLimited: whose limit it is, where there are several
+	Err        error  // the cause; never shown to the caller
 }
 
 func (e *Error) Error() string {

@@ -50,3 +50,14 @@ func (r *Registry) CrossShares(ctx context.Context, last, now time.Time) (time.T
 
 // BindingProof is the proof of a claim.
 func BindingProof(key []byte, message string) []byte { return bindingProof(key, message) }
+
+// SweepCommands ends the commands whose timer has run out, as Run does.
+func SweepCommands(r *Registry) error { return r.sweepCommands(context.Background()) }
+
+// CommandsIdle reports whether nothing is being sent to the device at this moment.
+func CommandsIdle(r *Registry, deviceID string) bool {
+	r.dispatch.mu.Lock()
+	defer r.dispatch.mu.Unlock()
+	l := r.dispatch.lanes[deviceID]
+	return l == nil || !l.busy
+}

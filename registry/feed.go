@@ -19,6 +19,8 @@ const (
 	ChangeReleased     ChangeKind = "device.released"
 	ChangeUpdated      ChangeKind = "device.updated"
 	ChangeSelfEnrolled ChangeKind = "device.self_enrolled" // heard by staff alone
+	ChangeCommand      ChangeKind = "command.updated"
+	ChangeConfig       ChangeKind = "config.updated"
 )
 
 // Change is one committed change of a device. It is shared between listeners and
@@ -29,12 +31,14 @@ type Change struct {
 	DeviceID string
 	At       time.Time
 
-	State      *State     // device.state: the report; what it does not name stays as it was
-	Presence   *Presence  // device.status
-	Firmware   string     // device.provisioned
-	ClaimedVia string     // device.claimed
-	Name       string     // device.updated
-	Share      *Ownership // device.shared: UserID, Role and times
+	State      *State       // device.state: the report; what it does not name stays as it was
+	Presence   *Presence    // device.status
+	Firmware   string       // device.provisioned
+	ClaimedVia string       // device.claimed
+	Name       string       // device.updated
+	Share      *Ownership   // device.shared: UserID, Role and times
+	Command    *Command     // command.updated
+	Config     *ConfigState // config.updated
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
 	private bool     // nobody but users hears it
@@ -263,10 +267,6 @@ func take(m map[string]map[*Listener]struct{}, key string, l *Listener) {
 		delete(m, key)
 	}
 }
-
-// CloseFeed ends every listener with ErrFeedClosed and takes no new one: streams
-// must not hold up the end of the program. It may be called again.
-func (r *Registry) CloseFeed() { r.feed.close() }
 
 // AccessChanged tells a person's live sessions and listeners that the person has
 // got or lost a device. Whoever changes ownership in a transaction of their own

@@ -117,6 +117,8 @@ type Session struct {
 	CredentialID int64     // 0: a certificate of the device CA
 	ExpiresAt    time.Time // of the credential; zero: never
 	ConnectedAt  time.Time
+	wanted       atomic.Int64           // version of the configuration that it should have; 0: nobody looks
+	restarted    atomic.Bool            // a reboot is open that this connection may be the end of
 	firmware     atomic.Pointer[string] // the version in the devices row, so that only a change writes it
 }
 
@@ -265,7 +267,7 @@ const (
 
 // Run does the registry's recurring work until ctx ends: the sweep that compares
 // presence with the live sessions, devices whose unknown time is over, shares that
-// begin and end, retention.
+// begin and end, commands whose time is over, retention.
 // A failure is logged and tried again at the next turn.
 func (r *Registry) Run(ctx context.Context) error {
 	sweep, retention, expire := time.NewTicker(sweepInterval), time.NewTicker(retentionInterval), time.NewTicker(expireInterval)
@@ -275,6 +277,8 @@ func (r *Registry) Run(ctx context.Context) error {
 	var follower sync.WaitGroup
 	defer follower.Wait()
 	follower.Go(func() { r.followShares(ctx) })
+	due := time.NewTicker(dueInterval)
+	defer due.Stop()
 	suspects := map[int64]int64{}
 	for {
 		var err error
@@ -283,6 +287,8 @@ func (r *Registry) Run(ctx context.Context) error {
 			return nil
 		case <-sweep.C:
 			suspects, err = r.sweep(ctx, suspects)
+		case <-due.C:
+			err = r.sweepCommands(ctx)
 		case <-expire.C:
 			err = r.expireUnknown(ctx)
 		case <-retention.C:
@@ -392,6 +398,10 @@ func (r *Registry) retain(ctx context.Context) error {
 		},
 		func(tx Tx) (int, error) { return tx.DeleteClaims(ctx, r.now().Add(-claimMemory), retentionBatch) },
 		func(tx Tx) (int, error) { return tx.DeleteExpiredInvitations(ctx, r.now(), retentionBatch) },
+		func(tx Tx) (int, error) {
+			return tx.DeleteFinishedCommands(ctx, r.now().Add(-r.opts.HistoryRetention), retentionBatch)
+		},
+		func(tx Tx) (int, error) { return tx.DeleteCommandRates(ctx, r.now(), retentionBatch) },
 	} {
 		for ctx.Err() == nil {
 			var n int

@@ -6,6 +6,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/opticworks/devicecloud/topic"
 )
 
 // Options configures a Registry. The zero value of each field is usable.
@@ -14,6 +16,7 @@ type Options struct {
 	Now               func() time.Time // default time.Now
 	NextID            func() int64     // ids that grow with time; default NewIDSource(Now)
 	Salt              string           // of device ids; default "opticworks-rs1"
+	Root              topic.Root       // of topics, whose length counts; default "opticworks"
 	SelfEnroll        bool             // an unknown device may enrol itself at its first connection [seed 003 4.2]
 	OfflineThreshold  time.Duration    // silence that ends presence; default 120 s
 	AuditRetention    time.Duration    // default 90 days
@@ -23,6 +26,7 @@ type Options struct {
 	Trial             time.Duration    // of services, from a device's first activation; default 30 days, negative: none
 	NoClaimLimits     bool             // failed tries to claim are not limited
 	Sealer            *Sealer          // nil: credentials are stored as bare digests
+	Commands          CommandLimits    // default none
 	Linger            time.Duration    // how long a batch collects writes; default 10 ms
 	Logger            *slog.Logger     // default slog.Default()
 }
@@ -36,6 +40,9 @@ func (o *Options) defaults() {
 	}
 	if o.NextID == nil {
 		o.NextID = NewIDSource(o.Now)
+	}
+	if o.Root == "" {
+		o.Root = "opticworks"
 	}
 	if o.Salt == "" {
 		o.Salt = "opticworks-rs1"
@@ -68,6 +75,7 @@ type Registry struct {
 	log      *slog.Logger
 	ingest   *ingest
 	feed     *feed
+	dispatch *dispatcher
 	counters Counters
 	bootID   atomic.Int64
 	// shareMoved has a place for one value: a share was written that may begin or end.
@@ -105,6 +113,7 @@ func New(store Store, courier Courier, opts Options) *Registry {
 	r := &Registry{store: store, courier: courier, opts: opts, log: opts.Logger, shareMoved: make(chan struct{}, 1)}
 	r.bootID.Store(opts.NextID())
 	r.feed = newFeed(opts.NextID, &r.counters.FeedDropped)
+	r.dispatch = newDispatcher(r)
 	r.ingest = newIngest(store, opts.Linger, &r.counters, r.feed, r.log)
 	return r
 }
@@ -112,10 +121,11 @@ func New(store Store, courier Courier, opts Options) *Registry {
 // Counters are the registry's counters, for metrics.
 func (r *Registry) Counters() *Counters { return &r.counters }
 
-// Close ends the listeners, commits what waits and refuses further writes with
+// Close ends the listeners and the lanes of commands, commits what waits and refuses further writes with
 // ErrUnavailable.
 func (r *Registry) Close() {
 	r.feed.close()
+	r.dispatch.close()
 	r.ingest.close()
 }
 
@@ -152,4 +162,11 @@ func (r *Registry) audit(ctx context.Context, tx Tx, a Actor, deviceID, event st
 		ID: r.opts.NextID(), Domain: "registry", DeviceID: deviceID, Event: event, Data: data, Actor: a.String(),
 		RequestID: a.RequestID, IP: a.IP, UserAgent: a.UserAgent, Client: a.ClientType, At: r.now(),
 	})
+}
+
+// CloseFeed ends every listener with ErrFeedClosed and takes no new one, and ends the
+// waits for commands: they must not hold up the end of the program. It may be called again.
+func (r *Registry) CloseFeed() {
+	r.feed.close()
+	r.dispatch.stopWaiting()
 }

@@ -33,7 +33,8 @@ type courier struct {
 	expired   map[int64]time.Time
 	changed   []string
 	sessions  []registry.Live
-	deliver   func(deviceID string, payload []byte) error // nil: nobody listens
+	deliver   func(deviceID string, payload []byte) error         // nil: nobody listens
+	command   func(string, int64, registry.CommandDelivery) error // nil: nobody is connected
 }
 
 func (c *courier) Deliver(deviceID string, _ topic.Kind, payload []byte) error {
@@ -41,6 +42,13 @@ func (c *courier) Deliver(deviceID string, _ topic.Kind, payload []byte) error {
 		return registry.ErrOffline
 	}
 	return c.deliver(deviceID, payload)
+}
+
+func (c *courier) DeliverCommand(id string, epoch int64, d registry.CommandDelivery) error {
+	if c.command != nil {
+		return c.command(id, epoch, d)
+	}
+	return registry.ErrOffline
 }
 
 func (c *courier) Announce(id string, _ topic.Kind, payload []byte) {

@@ -111,6 +111,14 @@ func (r *Registry) KeepReport(s *Session, k topic.Kind, payload []byte) error {
 		r.counters.StaleWrites.Add(1)
 		return ErrStale
 	}
+	switch k {
+	case topic.OTAStatus:
+		r.dispatch.background(func() { r.updateEnded(s, payload) })
+	case topic.ConfigStatus:
+		r.dispatch.background(func() { r.configReported(s) })
+	case topic.DiagResponse:
+		r.diagnosed(s, payload)
+	}
 	return nil
 }
 

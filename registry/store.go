@@ -37,6 +37,8 @@ type Tx interface {
 	EntitlementTx
 	OrderTx
 	AuditTx
+	CommandTx
+	ConfigTx
 	People
 }
 
@@ -258,6 +260,53 @@ type AuditTx interface {
 	DeleteAudit(ctx context.Context, before time.Time, limit int) (int, error)
 }
 
+// CommandTx reads and writes commands.
+type CommandTx interface {
+	// InsertCommand writes a command; created is false when the issuer has used the
+	// request id for the device before.
+	InsertCommand(ctx context.Context, c Command) (created bool, err error)
+	// Command reads one command of a device; ErrCommandNotFound.
+	Command(ctx context.Context, deviceNo int64, commandID string) (Command, error)
+	// CommandByRequest finds a command by what its issuer called it.
+	CommandByRequest(ctx context.Context, deviceNo int64, issuer, requestID string) (c Command, ok bool, err error)
+	// Commands lists a device's commands, newest first.
+	Commands(ctx context.Context, deviceNo, before int64, limit int) ([]Command, error)
+	// OpenCommands lists a device's commands that are not final, oldest first.
+	OpenCommands(ctx context.Context, deviceNo int64) ([]Command, error)
+	// DueCommands lists the commands whose timer has run out, of every device.
+	DueCommands(ctx context.Context, at time.Time, limit int) ([]Command, error)
+	// AdvanceCommand writes what changes in a command's life, only while its status is
+	// still from.
+	AdvanceCommand(ctx context.Context, c Command, from CommandStatus) (changed bool, err error)
+	// SetCommandLate records the first answer after the end; changed says whether it
+	// was the first.
+	SetCommandLate(ctx context.Context, commandNo int64, at time.Time) (changed bool, err error)
+	// CommandUnsupported reports whether the device has rejected a type of command as
+	// unknown to this firmware.
+	CommandUnsupported(ctx context.Context, deviceNo int64, commandType, firmware string) (bool, error)
+	// DeleteCommands removes every command of a device.
+	DeleteCommands(ctx context.Context, deviceNo int64) error
+	// DeleteFinishedCommands deletes at most limit commands that ended before the given
+	// time; it returns how many.
+	DeleteFinishedCommands(ctx context.Context, before time.Time, limit int) (int, error)
+	// TakeCommandToken takes a token of a bucket that gets one each interval and holds
+	// at most burst. wait is 0, or how long until there is one: then none was taken.
+	TakeCommandToken(ctx context.Context, bucket string, at time.Time, interval time.Duration, burst int) (wait time.Duration, err error)
+	// DeleteCommandRates deletes at most limit buckets that are full.
+	DeleteCommandRates(ctx context.Context, at time.Time, limit int) (int, error)
+}
+
+// ConfigTx reads and writes what is wanted of devices.
+type ConfigTx interface {
+	// Config reads a device's configuration; ok is false when there is none.
+	Config(ctx context.Context, deviceNo int64) (c Config, ok bool, err error)
+	// PutConfig writes a configuration, only while the version is still the one that it
+	// replaces (0: there is none).
+	PutConfig(ctx context.Context, deviceNo int64, c Config, replaces int64) (changed bool, err error)
+	// DeleteConfig removes a device's configuration.
+	DeleteConfig(ctx context.Context, deviceNo int64) error
+}
+
 // People is what the domain of devices asks the domain of people.
 type People interface {
 	// UserByVerifiedEmail finds the person whose verified, normalised e-mail this
@@ -265,6 +314,7 @@ type People interface {
 	UserByVerifiedEmail(ctx context.Context, email string) (userID string, ok bool, err error)
 	// VerifiedEmail is a person's verified e-mail; "" when there is none.
 	VerifiedEmail(ctx context.Context, userID string) (email string, err error)
-	// UserEnabled reports whether there is such a person, and it is not disabled.
-	UserEnabled(ctx context.Context, userID string) (bool, error)
+	// ActorEnabled reports whether a person, an administrator or a service account is
+	// there and not disabled.
+	ActorEnabled(ctx context.Context, kind ActorKind, id string) (bool, error)
 }

@@ -18,8 +18,9 @@ func (t *tx) EraseUser(ctx context.Context, userID, email string, now time.Time)
 		{`DELETE FROM invitations WHERE email = $1 AND $1 <> ''`, []any{email}},
 		{`DELETE FROM claim_tries WHERE subject = $1`, []any{"user:" + userID}},
 		{`DELETE FROM magic_links WHERE email = $1 AND $1 <> ''`, []any{email}},
-		{`UPDATE device_audit SET ip = NULL, user_agent = NULL, event_data = CASE WHEN event_type = 'renamed' THEN '{}' ELSE event_data END
-			WHERE actor = $1`, []any{"user:" + userID}}, // a name of a device may be a person's
+		{`UPDATE device_audit SET ip = NULL, user_agent = NULL, event_data = CASE WHEN event_type IN ('renamed', 'command_issued') THEN '{}' ELSE event_data END
+			WHERE actor = $1`, []any{"user:" + userID}}, // a name of a device, or in what it was told, may be a person's
+		{`UPDATE device_commands SET params = '{}', message = NULL, result = NULL WHERE issuer = $1`, []any{"user:" + userID}},
 		{`DELETE FROM users WHERE user_id = $1`, []any{userID}}, // with identities and ownerships
 	} {
 		if _, err := t.exec(ctx, s.query, s.args...); err != nil {

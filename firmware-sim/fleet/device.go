@@ -30,6 +30,8 @@ type Behaviour struct {
 	PressButton       bool             // answer ownership challenges as if somebody pressed the button
 	ClaimCode         string           // pairing code that the first device presents
 	Firmware          string           // "" = 1.2.0
+	Commands          Manner           // "" = Prompt
+	CommandTime       time.Duration    // that a slow device takes; 0 = 2 s
 }
 
 const (
@@ -50,6 +52,8 @@ func (b *Behaviour) fillDefaults() {
 	setDefault(&b.BootTime, time.Second)
 	setDefault(&b.OTAStep, time.Second)
 	setDefault(&b.Firmware, "1.2.0")
+	setDefault(&b.Commands, Prompt)
+	setDefault(&b.CommandTime, 2*time.Second)
 }
 
 func setDefault[T comparable](field *T, value T) {

@@ -179,9 +179,9 @@ func (s *session) obeyCommand(kind string, c command, now time.Time) error {
 		}
 	}
 	answer, why := d.execute(kind, c, now)
-	d.answered = append(d.answered, answer)
-	if len(d.answered) > rememberCommands {
-		d.answered = d.answered[1:]
+	d.remember(answer)
+	if answer.Status == "succeeded" && why != forReboot {
+		return s.answerInManner(answer, now)
 	}
 	if why == forReboot {
 		s.reboot = now.Add(rebootLatest)

@@ -87,6 +87,8 @@ type Config struct {
 	LimitLinksPerEmail      Rate `name:"limit-magic-links-per-email" default:"5/h:5" dev:"0" help:"login links mailed to one address"`
 	LimitLinksPerAddress    Rate `name:"limit-magic-links-per-address" default:"20/h:20" dev:"0" help:"login links that one address asks for"`
 	LimitChangesPerDevice   Rate `name:"limit-changes-per-device" default:"20/m:20" dev:"0" help:"changes of one device over HTTP"`
+	LimitCommandsPerUser    Rate `name:"limit-commands-per-user" default:"30/m" dev:"0" help:"commands of one person, member of staff or service account"`
+	LimitCommandsPerDevice  Rate `name:"limit-commands-per-device" default:"10/m:5" dev:"0" help:"commands to one device"`
 	HTTPRatePerAddress      Rate `name:"http-rate-per-address" default:"50/s:200" dev:"0" help:"HTTP requests from one address"`
 	HTTPRatePerUser         Rate `name:"http-rate-per-user" default:"20/s:100" dev:"0" help:"HTTP requests of one person, member of staff or service account"`
 	MQTTAcceptRate          Rate `name:"mqtt-accept-rate" default:"2000/s:200" dev:"0" help:"MQTT connections accepted in all"`

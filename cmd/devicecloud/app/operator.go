@@ -93,8 +93,11 @@ func (nobodyConnected) Announce(string, topic.Kind, []byte)      {}
 func (nobodyConnected) Watched() bool                            { return false }
 func (nobodyConnected) Disconnect(string, registry.Reason) bool  { return false }
 func (nobodyConnected) ExpireSession(string, int64, time.Time)   {}
-func (nobodyConnected) AccessChanged(string)                     {}
-func (nobodyConnected) Sessions() []registry.Live                { return nil }
+func (nobodyConnected) DeliverCommand(string, int64, registry.CommandDelivery) error {
+	return registry.ErrOffline
+}
+func (nobodyConnected) AccessChanged(string)      {}
+func (nobodyConnected) Sessions() []registry.Live { return nil }
 
 // MigrationStatus lists the schema's migrations without changing anything. It fails
 // when the schema is not this program's.

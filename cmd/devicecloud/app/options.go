@@ -11,6 +11,7 @@ import (
 	"github.com/opticworks/devicecloud/hooks"
 	"github.com/opticworks/devicecloud/httpapi"
 	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/topic"
 )
 
 // makeDataDir makes DATA_DIR, readable by its owner alone: the database and, in
@@ -28,6 +29,7 @@ func (c *Config) registryOptions(log *slog.Logger) (registry.Options, error) {
 		NodeID:            c.NodeID,
 		NextID:            registry.NewIDSource(time.Now),
 		Salt:              c.DeviceIDSalt,
+		Root:              topic.Root(c.TopicRoot),
 		SelfEnroll:        c.SelfEnroll,
 		OfflineThreshold:  c.offlineThreshold(),
 		AuditRetention:    time.Duration(c.AuditRetentionDays) * day,
@@ -37,6 +39,9 @@ func (c *Config) registryOptions(log *slog.Logger) (registry.Options, error) {
 		Trial:             trialPeriod(c.TrialDays),
 		NoClaimLimits:     c.Dev,
 		Logger:            log,
+		Commands: registry.CommandLimits{
+			PerUser: registryRate(c.LimitCommandsPerUser), PerDevice: registryRate(c.LimitCommandsPerDevice), ByType: !c.Dev,
+		},
 	}
 	key, err := c.encryptionKey()
 	if err != nil || key == nil {
@@ -57,6 +62,14 @@ func trialPeriod(days int) time.Duration {
 
 func (c *Config) offlineThreshold() time.Duration {
 	return time.Duration(c.OfflineThresholdSec) * time.Second
+}
+
+// registryRate is a rate as the registry counts it: the time that one event costs.
+func registryRate(r Rate) registry.Rate {
+	if r.Count == 0 {
+		return registry.Rate{}
+	}
+	return registry.Rate{Interval: r.Per / time.Duration(r.Count), Burst: r.Burst}
 }
 
 // brokerLimits says "no limit" as the broker does: negative, where 0 is its own
