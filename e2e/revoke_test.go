@@ -2,11 +2,9 @@ package e2e_test
 
 import (
 	"crypto/sha256"
-	"database/sql"
 	"encoding/hex"
 	"fmt"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -164,23 +162,11 @@ func TestRevocationDuringAcceptance(t *testing.T) {
 	}
 }
 
-// share gives a person a share of a device, past the program, which cannot do that
-// yet.
+// share gives a person a share of a device: staff invites them, and they accept.
 func (c *Cloud) share(t *testing.T, d Device, u User) {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(c.DataDir(), "devicecloud.db")+"?_pragma=busy_timeout(5000)")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	result, err := db.Exec(`INSERT INTO device_ownership (device_no, user_id, role, shared_at, created_at, updated_at)
-		SELECT device_no, $2, 'viewer', 1, 1, 1 FROM devices WHERE device_id = $1`, d.ID, u.ID)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if n, err := result.RowsAffected(); err != nil || n != 1 {
-		t.Fatalf("%d rows, %v", n, err)
-	}
+	c.For(t).Post("/api/devices/"+d.ID+"/share", c.AdminToken(), map[string]string{"user_email": u.Email, "role": "viewer"}, nil)
+	c.accept(t, u)
 }
 
 func TestLosingAccessEndsDeliveryWithinASecond(t *testing.T) {

@@ -170,7 +170,7 @@ func (l *Listener) hears(c *Change) bool {
 		return (l.actor.Kind == ActorAdmin || l.actor.Kind == ActorSupport) && l.wants(c.DeviceID)
 	case l.actor.Kind == ActorUser && slices.Contains(c.users, l.actor.ID):
 		return l.wants(c.DeviceID)
-	case c.private:
+	case c.private, c.Kind == ChangeClaimed && l.actor.Kind == ActorUser: // it is the new owner's alone
 		return false
 	}
 	_, readable := l.readable[c.DeviceID]
