@@ -31,6 +31,16 @@ func TestErase(t *testing.T) {
 		if _, _, err := w.reg.CreateOrder(ctx, registry.System(), unshipped); err != nil {
 			t.Fatal(err)
 		}
+		shared := w.buy(t, "02:00:00:00:00:03", "friend@example.com")
+		friend, _ := w.login(t, "friend@example.com")
+		request := registry.ShareRequest{Email: email, Role: registry.RoleViewer}
+		if _, err := w.reg.ShareDevice(ctx, w.actor(t, friend.Access), shared, request); err != nil {
+			t.Fatal(err)
+		}
+		request.Email = "guest@example.com"
+		if _, err := w.reg.ShareDevice(ctx, a, device, request); err != nil {
+			t.Fatal(err)
+		}
 		if err := w.Erase(ctx, a, a.ID); err != nil {
 			t.Fatal(err)
 		}

@@ -48,7 +48,7 @@ func (s *Service) UserDetail(ctx context.Context, a registry.Actor, userID strin
 		if d.User, err = tx.User(ctx, userID); err != nil {
 			return err
 		}
-		if d.Devices, err = tx.OwnedDevices(ctx, userID, 0, maxDetail); err != nil {
+		if d.Devices, err = tx.OwnedDevices(ctx, userID, s.now(), 0, maxDetail); err != nil {
 			return err
 		}
 		if d.Identities, err = tx.Identities(ctx, userID); err != nil {

@@ -176,6 +176,37 @@ func (v *voyage) sessionsEnd() {
 	v.send("POST", "/api/auth/logout", v.token(signIn("traveller@example.com")), object{"all": true})
 }
 
+// devicesAreClaimed claims devices by their labels, by what they prove, and at the word
+// of support, well and badly.
+func (v *voyage) devicesAreClaimed() {
+	d, hash := v.factory()
+	label := v.plant("the secret of a label", "label+"+rand.Text())
+	of := sha256.Sum256([]byte(label))
+	v.send("POST", "/admin/enroll", v.admin, object{"mac_address": d.MAC, "device_secret_hash": hash, "claim_secret_hash": hex.EncodeToString(of[:])})
+	token := v.token(v.send("POST", "/api/auth/app-token", "", object{"provider": "dev", "id_token": "claimant@example.com"}))
+	v.bodies("/api/devices/activate", token, label, "claim_secret", "device_id", "mac")
+	v.send("POST", "/api/devices/activate", token, object{"device_id": d.ID, "claim_secret": label})
+	client := v.Connect(d)
+	if err := Provision(client, d); err != nil {
+		v.t.Fatal(err)
+	}
+	proof := v.plant("a proof of possession", strings.ToLower(rand.Text() + rand.Text() + rand.Text())[:64])
+	code := v.text(v.send("POST", "/api/devices/claims", token, object{}), "code")
+	for _, payload := range []object{{"code": code, "nonce": "n1", "proof": proof}, {"code": proof}, {"nonce": []string{proof}}, {proof: 1}} {
+		for _, topic := range []string{"claim", "claim/confirm"} {
+			if err := wait(client.Publish(d.Topic(topic), 1, false, must2(json.Marshal(payload)))); err != nil {
+				v.t.Fatal(err)
+			}
+		}
+	}
+	r := v.send("POST", "/api/devices/activate", token, object{"device_id": d.ID, "claim_secret": label})
+	if r.status != http.StatusCreated {
+		v.t.Errorf("claimed: %d %s", r.status, r.body)
+	}
+	v.bodies("/admin/devices/claim", v.admin, proof, "proof", "device_id", "user_id", "user_email")
+	v.send("POST", "/admin/devices/claim", v.admin, object{"device_id": d.ID, "user_email": "other@example.com", "proof": proof})
+}
+
 // devicesComeIn enrols devices and lets them connect, well and badly.
 func (v *voyage) devicesComeIn() {
 	d, hash := v.factory()
@@ -351,6 +382,7 @@ var journeys = []struct {
 	{"staff manage", (*voyage).staffManage},
 	{"sessions end", (*voyage).sessionsEnd},
 	{"devices come in", (*voyage).devicesComeIn},
+	{"devices are claimed", (*voyage).devicesAreClaimed},
 	{"people listen", (*voyage).peopleListen},
 	{"nothing can be written", (*voyage).nothingCanBeWritten},
 	{"starts that fail", (*voyage).badStarts},

@@ -8,6 +8,7 @@ import (
 	"encoding/base32"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -44,6 +45,9 @@ var nouns = map[string]noun{
 	"/admin/devices/":                    {aDevice, "device_not_found", deviceOf},
 	"/api/me/sessions/":                  {mine, "session_not_found", sessionOf},
 	"/api/me/identities/":                {mine, "identity_not_found", identityOf},
+	"/api/devices/{id}/shares/":          {aDevice, "device_not_found", shareOf},
+	"/api/devices/claims/":               {mine, "claim_not_found", claimIDOf},
+	"/api/invitations/":                  {mine, "invitation_not_found", invitationOf},
 	"/admin/users/":                      {anybodys, "user_not_found", userOf},
 	"/admin/staff/":                      {anybodys, "admin_not_found", memberOf},
 	"/admin/service-accounts/":           {anybodys, "service_account_not_found", serviceOf},
@@ -110,6 +114,75 @@ func commandOf(s *stage, t *testing.T, actor, target string, _ verdict) []string
 		t.Fatal(err)
 	}
 	return []string{d.ID, id}
+}
+
+// shareOf is the share of a device that every device of a stage has.
+func shareOf(s *stage, _ *testing.T, actor, target string, _ verdict) []string {
+	return []string{s.device(actor, target).ID, s.guest.ID}
+}
+
+// invitationOf is an open invitation to the asker, to somebody else, or none.
+func invitationOf(s *stage, _ *testing.T, actor, target string, _ verdict) []string {
+	switch {
+	case target == "absent" || actor == "anonymous":
+		return []string{"1"}
+	case target == "foreign" || !slices.Contains(persons, actor):
+		return []string{s.invited["other"]}
+	}
+	return []string{s.invited[actor]}
+}
+
+// claimIDOf is a claim of the asker's, somebody else's, or none.
+func claimIDOf(s *stage, t *testing.T, actor, target string, _ verdict) []string {
+	whose := actor
+	switch {
+	case target == "absent" || actor == "anonymous" || !slices.Contains(persons, actor):
+		return []string{"clm_nobodys"}
+	case target == "foreign":
+		whose = "other"
+	}
+	if s.claims == nil {
+		s.claims = map[string]string{}
+	}
+	if s.claims[whose] == "" {
+		var answer struct {
+			ID string `json:"claim_id"`
+		}
+		s.For(t).Post("/api/devices/claims", s.token(t, whose), nil, &answer)
+		s.claims[whose] = answer.ID
+	}
+	return []string{s.claims[whose]}
+}
+
+// labelSecret is on the label of every device of a stage that has one.
+const labelSecret = "label-secret-of-16-b"
+
+// newLabel is a device that was just set up and is nobody's, for who asks; whoever may
+// not claim it gets one that does not exist.
+func newLabel(s *stage, t *testing.T, actor string) (token, body string) {
+	token = s.token(t, actor)
+	d := s.none
+	if slices.Contains(persons, actor) {
+		d = NewDevice()
+		hash := sha256.Sum256([]byte(labelSecret))
+		csv := "mac_address,device_secret_hash,claim_secret_hash\n" + strings.TrimSuffix(line(d), "\n") + "," + hex.EncodeToString(hash[:]) + "\n"
+		if r := s.exchange(t, request{"POST", "/admin/devices/import", s.staffToken(t, "admin"), "text/csv", csv}); r.status != http.StatusOK {
+			t.Fatalf("%d %s", r.status, r.body)
+		}
+		if err := Provision(s.For(t).Connect(d), d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return token, `{"device_id":"` + d.ID + `","claim_secret":"` + labelSecret + `"}`
+}
+
+// nobodysDevice is a device without an owner, for support to give away.
+func nobodysDevice(s *stage, t *testing.T, actor string) (token, body string) {
+	d := NewDevice()
+	if r := s.exchange(t, request{"POST", "/admin/devices/import", s.staffToken(t, "admin"), "text/csv", "mac_address,device_secret_hash\n" + line(d)}); r.status != http.StatusOK {
+		t.Fatalf("%d %s", r.status, r.body)
+	}
+	return s.token(t, actor), `{"device_id":"` + d.ID + `","user_id":"` + s.users["stranger"].ID + `"}`
 }
 
 // sessionOf is a session beside the one that asks, somebody else's, or none.

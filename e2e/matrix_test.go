@@ -76,6 +76,9 @@ var matrix = []rule{
 
 	{route: "GET /api/events/stream", want: "                            401    404    ok     ok     ok     ok     ok     ok     ok", query: "device_id=$DEVICE"},
 	{route: "GET /api/devices", want: "                                  401    ok     ok     ok     ok     ok     ok     ok     ok"},
+	{route: "POST /api/devices/activate", want: "                       401    ok     ok     ok     ok     role   role   role   role", as: newLabel},
+	{route: "POST /api/devices/claims", want: "                         401    ok     ok     ok     ok     role   role   role   role", body: `{}`},
+	{route: "GET /api/devices/claims/{claim_id}", want: "               401    ok     ok     ok     ok     role   role   role   role"},
 	{route: "GET /api/devices/{id}", want: "                             401    404    ok     ok     ok     ok     ok     ok     ok"},
 	{route: "PATCH /api/devices/{id}", want: "                           401    404    role   ok     ok     role   ok     ok     scope", body: `{"name":"Kitchen"}`},
 	{route: "DELETE /api/devices/{id}", want: "                          401    404    ok     ok     ok     role   ok     role   role"},
@@ -88,6 +91,14 @@ var matrix = []rule{
 	{route: "GET /api/devices/{id}/commands/{command_id}", want: "       401    404    role   ok     ok     role   ok     ok     scope"},
 	{route: "DELETE /api/devices/{id}/commands/{command_id}", want: "    401    404    role   ok     ok     role   ok     ok     scope"},
 	{route: "GET /api/devices/{id}/events", want: "                      401    404    ok     ok     ok     ok     ok     ok     ok"},
+	{route: "POST /api/devices/{id}/claim-challenge", want: "           401    404    403    403    409    role   role   role   role"},
+	{route: "POST /api/devices/{id}/share", want: "                     401    404    role   role   ok     role   ok     role   role", body: `{"user_email":"$NEW@example.com","role":"viewer"}`},
+	{route: "GET /api/devices/{id}/shares", want: "                     401    404    role   role   ok     role   ok     role   role"},
+	{route: "DELETE /api/devices/{id}/shares/{user_id}", want: "        401    404    role   role   ok     role   ok     role   role"},
+	{route: "POST /api/devices/{id}/transfer", want: "                  401    404    role   role   ok     role   ok     role   role", body: `{"user_email":"$NEW@example.com"}`},
+	{route: "GET /api/invitations", want: "                             401    ok     ok     ok     ok     role   role   role   role"},
+	{route: "POST /api/invitations/{id}/accept", want: "                401    ok     ok     ok     ok     role   role   role   role"},
+	{route: "POST /api/invitations/{id}/decline", want: "               401    ok     ok     ok     ok     role   role   role   role"},
 
 	{route: "POST /admin/enroll", want: "                                401    role   role   role   role   role   ok     ok     scope", body: `{"mac_address":"$MAC","device_secret_hash":"$HASH"}`},
 	{route: "POST /admin/devices/import", want: "                        401    role   role   role   role   role   ok     ok     scope", body: "csv:mac_address,device_secret_hash\n$MAC,$HASH\n"},
@@ -95,6 +106,7 @@ var matrix = []rule{
 	{route: "POST /admin/orders/import", want: "                         401    role   role   role   role   role   ok     ok     scope", body: "csv:order_id,user_email,device_mac\n$NEW,$NEW@example.com,$MAC\n"},
 
 	{route: "GET /admin/devices", want: "                                401    role   role   role   role   ok     ok     role   role"},
+	{route: "POST /admin/devices/claim", want: "                        401    role   role   role   role   ok     ok     role   role", as: nobodysDevice},
 	{route: "GET /admin/devices/{id}", want: "                           401    role   role   role   role   ok     ok     role   role"},
 	{route: "DELETE /admin/devices/{id}", want: "                        401    role   role   role   role   role   ok     role   role"},
 	{route: "GET /admin/devices/{id}/audit", want: "                     401    role   role   role   role   ok     ok     role   role", absent: "ok"}, // a trail outlives its device
@@ -102,6 +114,9 @@ var matrix = []rule{
 	{route: "POST /admin/devices/{id}/disable", want: "                  401    role   role   role   role   ok     ok     role   role"},
 	{route: "POST /admin/devices/{id}/enable", want: "                   401    role   role   role   role   ok     ok     role   role"},
 	{route: "POST /admin/devices/{id}/disconnect", want: "               401    role   role   role   role   ok     ok     role   role"},
+	{route: "POST /admin/devices/{id}/entitlements", want: "            401    role   role   role   role   role   ok     role   role", body: `{"capability":"live_view"}`},
+	{route: "DELETE /admin/devices/{id}/entitlements", want: "          401    role   role   role   role   role   ok     role   role", query: "capability=live_view"},
+	{route: "POST /admin/devices/{id}/release", want: "                 401    role   role   role   role   ok     ok     role   role"},
 	{route: "POST /admin/devices/{id}/credentials", want: "              401    role   role   role   role   role   ok     role   role", body: `{"kind":"secret","secret_hash":"$HASH"}`},
 	{route: "GET /admin/audit", want: "                                  401    role   role   role   role   role   ok     role   role"},
 	{route: "GET /admin/explain", want: "                                401    role   role   role   role   role   ok     role   role", query: "actor=user:$USER&device_id=$DEVICE&capability=read"},

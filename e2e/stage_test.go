@@ -152,6 +152,11 @@ type stage struct {
 	own   map[string]Device
 	house Device
 	none  Device // was never enrolled
+	guest User   // has every device shared
+	// invited are open invitations by whom they invite: to the device of another person.
+	invited map[string]string
+	// claims are claims that wait for a device, by whose they are, as they are asked for.
+	claims map[string]string
 }
 
 // The ways in that the people of a stage have beside the dev provider.
@@ -161,17 +166,18 @@ const (
 )
 
 // build makes a stage: the devices as a factory does, the people and what they are
-// to the devices through the store, because sharing has no route.
+// to the devices through the store, in one transaction.
 func (th *theatre) build(t *testing.T) *stage {
 	t.Helper()
 	th.stages++
-	s := &stage{theatre: th, users: map[string]User{}, own: map[string]Device{}, house: NewDevice(), none: NewDevice()}
+	s := &stage{theatre: th, users: map[string]User{}, own: map[string]Device{}, house: NewDevice(), none: NewDevice(), invited: map[string]string{}}
 	csv := "mac_address,device_secret_hash\n" + line(s.house)
 	for _, name := range persons {
 		s.users[name] = User{ID: fmt.Sprintf("%s-%d", name, th.stages), Email: fmt.Sprintf("%s-%d@example.com", name, th.stages)}
 		s.own[name] = NewDevice()
 		csv += line(s.own[name])
 	}
+	s.guest = User{ID: fmt.Sprintf("guest-%d", th.stages), Email: fmt.Sprintf("guest-%d@example.com", th.stages)}
 	if r := th.exchange(t, request{"POST", "/admin/devices/import", th.staffToken(t, "admin"), "text/csv", csv}); r.status != http.StatusOK {
 		t.Fatalf("the devices of a stage: %d %s", r.status, r.body)
 	}
@@ -200,12 +206,41 @@ func (th *theatre) build(t *testing.T) *stage {
 				return err
 			}
 		}
+		if err := tx.InsertUser(ctx, account.User{ID: s.guest.ID, Email: s.guest.Email, EmailVerified: true, CreatedAt: at}); err != nil {
+			return err
+		}
+		if err := give(ctx, tx, s.house, s.guest, registry.RoleViewer); err != nil {
+			return err
+		}
+		for i, name := range persons {
+			if err := give(ctx, tx, s.own[name], s.guest, registry.RoleViewer); err != nil {
+				return err
+			}
+			inviter := persons[(i+1)%len(persons)]
+			if err := s.invite(ctx, tx, name, inviter, int64(th.stages*100+i+2)); err != nil {
+				return err
+			}
+		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	return s
+}
+
+// invite offers a person a share of another's own device.
+func (s *stage) invite(ctx context.Context, tx registry.Tx, name, by string, id int64) error {
+	d, err := tx.Device(ctx, s.own[by].ID)
+	if err != nil {
+		return err
+	}
+	s.invited[name] = fmt.Sprint(id)
+	_, err = tx.PutInvitation(ctx, registry.Invitation{
+		ID: id, DeviceNo: d.No, Kind: registry.InviteShare, Email: s.users[name].Email, Role: registry.RoleViewer,
+		InvitedBy: s.users[by].ID, CreatedAt: time.Now(), ExpiresAt: time.Now().Add(time.Hour),
+	}, 20)
+	return err
 }
 
 func line(d Device) string {

@@ -45,13 +45,8 @@ type refusedRequest struct {
 // acknowledged and the refusal is its answer, so that a device does not wait.
 func (g *guard) disabled(s *session, k topic.Kind, pk *packets.Packet) verdict {
 	answer := refusedRequest{Status: "error", Error: "feature_disabled"}
-	to := topic.ClaimResponse
-	switch k {
-	case topic.Claim, topic.ClaimConfirm:
-		answer.Status = "rejected"
-	case topic.KVSCredentialsRequest:
-		to = topic.KVSCredentialsResponse
-	case topic.KVSConfigRequest:
+	to := topic.KVSCredentialsResponse
+	if k == topic.KVSConfigRequest {
 		to = topic.KVSConfigResponse
 	}
 	var request struct {

@@ -73,6 +73,10 @@ func (g *guard) publish(s *session, k topic.Kind, pk *packets.Packet) verdict {
 		return g.report(s, k, pk)
 	case topic.Provision:
 		return g.provision(s, pk)
+	case topic.Claim:
+		return g.claim(s, k, pk, g.registry.ClaimByCode)
+	case topic.ClaimConfirm:
+		return g.claim(s, k, pk, g.registry.ConfirmClaim)
 	case topic.CommandResponse:
 		return g.commandAnswered(s, pk)
 	case topic.TargetsStream:

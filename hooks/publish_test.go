@@ -210,8 +210,6 @@ func TestRequestsOfFeaturesThatAreNotThere(t *testing.T) {
 	d := c.enroll()
 	cl := c.connect(d, mqttwire.V311)
 	for _, tc := range []struct{ request, response, want string }{
-		{"claim", "claim/response", `{"request_id":"r7","status":"rejected","error":"feature_disabled"}`},
-		{"claim/confirm", "claim/response", `{"request_id":"r7","status":"rejected","error":"feature_disabled"}`},
 		{"kvs/credentials/request", "kvs/credentials/response", `{"request_id":"r7","status":"error","error":"feature_disabled"}`},
 		{"kvs/config/request", "kvs/config/response", `{"request_id":"r7","status":"error","error":"feature_disabled"}`},
 	} {

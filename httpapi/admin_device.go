@@ -35,12 +35,13 @@ type adminDetailBody struct {
 	stateBody
 	reportsBody
 	adminBody
-	Epoch       int64            `json:"epoch"`
-	FirstSeen   *time.Time       `json:"first_seen"`
-	DisabledAt  *time.Time       `json:"disabled_at"`
-	Owner       *ownerBody       `json:"owner"`
-	Shares      []shareBody      `json:"shares"`
-	Credentials []credentialBody `json:"credentials"`
+	Epoch        int64             `json:"epoch"`
+	FirstSeen    *time.Time        `json:"first_seen"`
+	DisabledAt   *time.Time        `json:"disabled_at"`
+	Owner        *ownerBody        `json:"owner"`
+	Shares       []shareBody       `json:"shares"`
+	Credentials  []credentialBody  `json:"credentials"`
+	Entitlements []entitlementBody `json:"entitlements"` // now or later
 }
 
 type ownerBody struct {
@@ -54,6 +55,8 @@ type shareBody struct {
 	Role     string     `json:"role"` // admin, viewer
 	SharedAt *time.Time `json:"shared_at"`
 	SharedBy *string    `json:"shared_by"` // user id
+	StartsAt *time.Time `json:"starts_at"`
+	EndsAt   *time.Time `json:"ends_at"`
 }
 
 func newAdminBody(d registry.Device) adminBody {
@@ -72,14 +75,14 @@ func newAdminDetailBody(d registry.AdminDetail) adminDetailBody {
 	b := adminDetailBody{
 		deviceBody: newDeviceBody(d.Device), stateBody: newStateBody(d.Device), reportsBody: newReportsBody(d.Reports), adminBody: newAdminBody(d.Device),
 		Epoch: d.Device.Presence.Epoch, FirstSeen: stamp(d.Device.FirstSeen), DisabledAt: stamp(d.Device.DisabledAt),
-		Shares: []shareBody{}, Credentials: render(d.Credentials, newCredentialBody),
+		Shares: []shareBody{}, Credentials: render(d.Credentials, newCredentialBody), Entitlements: render(d.Entitlements, newEntitlementBody),
 	}
 	for _, o := range d.Ownerships {
 		ref := ownerRef{o.UserID, text(o.Email)}
 		if o.Role == registry.RoleOwner {
 			b.Owner = &ownerBody{ref, stamp(o.ClaimedAt), text(o.ClaimedVia)}
 		} else {
-			b.Shares = append(b.Shares, shareBody{ref, string(o.Role), stamp(o.SharedAt), text(o.SharedBy)})
+			b.Shares = append(b.Shares, shareBody{ref, string(o.Role), stamp(o.SharedAt), text(o.SharedBy), stamp(o.StartsAt), stamp(o.EndsAt)})
 		}
 	}
 	return b

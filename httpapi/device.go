@@ -56,6 +56,7 @@ type detailBody struct {
 	ownedBody
 	stateBody
 	reportsBody
+	Entitlements []entitlementBody `json:"entitlements"` // now or later
 }
 
 func newDeviceBody(d registry.Device) deviceBody {
@@ -140,7 +141,11 @@ func (a *api) getDevice(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(detailBody{newOwnedBody(d), newStateBody(d.Device), newReportsBody(reports)})
+	entitlements, err := a.Registry.Entitlements(r.Context(), r.actor, id)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(detailBody{newOwnedBody(d), newStateBody(d.Device), newReportsBody(reports), render(entitlements, newEntitlementBody)})
 }
 
 // renamedBody is the answer of a rename. [seed 003 7.1]

@@ -24,6 +24,7 @@ const (
 	listUsers        list = 'p'
 	listServices     list = 'v'
 	listCommands     list = 'm'
+	listInvitations  list = 'i'
 )
 
 // cursorLen is the length of a cursor, in characters.

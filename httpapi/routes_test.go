@@ -118,6 +118,18 @@ var access = map[string]refusal{
 	"DELETE /api/devices/{id}/commands/{command_id}": {want: "401 404 403 404 404 403 404"},
 	"PATCH /api/devices/{id}":                        {body: `{"name":"Kitchen"}`, want: "401 404 403 200 200 403 200"},
 	"DELETE /api/devices/{id}":                       {want: "401 404 200 200 200 403 200"},
+	"POST /api/devices/activate":                     {body: `{"device_id":"x","claim_secret":"y"}`, want: "401 404 404 404 404 403 403"},
+	"POST /api/devices/claims":                       {body: `{}`, want: "401 201 201 201 201 403 403"},
+	"GET /api/devices/claims/{claim_id}":             {want: "401 404 404 404 404 403 403"},
+	"POST /api/devices/{id}/claim-challenge":         {want: "401 404 403 403 409 403 403"},
+	"POST /admin/devices/claim":                      {body: `{"device_id":"x","user_id":"y"}`, want: "401 403 403 403 403 404 404"},
+	"POST /api/devices/{id}/share":                   {body: `{"user_email":"friend@example.com","role":"viewer"}`, want: "401 404 403 403 202 403 202"},
+	"GET /api/devices/{id}/shares":                   {want: "401 404 403 403 200 403 200"},
+	"DELETE /api/devices/{id}/shares/{user_id}":      {want: "401 404 403 403 404 403 404"}, // of nobody
+	"POST /api/devices/{id}/transfer":                {body: `{"user_email":"friend@example.com"}`, want: "401 404 403 403 202 403 202"},
+	"GET /api/invitations":                           {want: "401 200 200 200 200 403 403"},
+	"POST /api/invitations/{id}/accept":              {want: "401 404 404 404 404 403 403"},
+	"POST /api/invitations/{id}/decline":             {want: "401 404 404 404 404 403 403"},
 	"POST /admin/enroll":                             {body: `{"mac_address":"02:00:00:00:00:09","device_secret_hash":"` + strings.Repeat("ab", 32) + `"}`, want: "401 403 403 403 403 403 201"},
 	"POST /admin/devices/import":                     {csv: true, body: "mac_address,device_secret_hash\n", want: "401 403 403 403 403 403 200"},
 	"POST /admin/orders":                             {body: `{"order_id":"o1","user_email":"a@example.com","device_mac":"02:00:00:00:00:09"}`, want: "401 403 403 403 403 403 201"},
@@ -130,6 +142,9 @@ var access = map[string]refusal{
 	"POST /admin/devices/{id}/disable":               {want: "401 403 403 403 403 200 200"},
 	"POST /admin/devices/{id}/enable":                {want: "401 403 403 403 403 200 200"},
 	"POST /admin/devices/{id}/disconnect":            {want: "401 403 403 403 403 200 200"},
+	"POST /admin/devices/{id}/entitlements":          {body: `{"capability":"live_view"}`, want: "401 403 403 403 403 403 201"},
+	"DELETE /admin/devices/{id}/entitlements":        {want: "401 403 403 403 403 403 400"},
+	"POST /admin/devices/{id}/release":               {want: "401 403 403 403 403 200 200"},
 	"POST /admin/devices/{id}/credentials":           {body: `{"kind":"secret","secret_hash":"` + strings.Repeat("cd", 32) + `"}`, want: "401 403 403 403 403 403 201"},
 	"GET /admin/audit":                               {want: "401 403 403 403 403 403 200"},
 	"GET /admin/stats":                               {want: "401 403 403 403 403 403 200"},
@@ -276,14 +291,20 @@ func TestBadBodies(t *testing.T) {
 		}
 	}
 	wrongTypes := map[string][]string{
-		"POST /api/auth/app-token":             {`{"provider":5}`, `{"provider":"dev","id_token":[]}`, `{"device":"x"}`, `{"provider":"dev","id_token":"a@example.com","device":{"install_id":"` + strings.Repeat("x", 65) + `"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"a\nb"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"\u0000"}}`},
-		"POST /api/auth/refresh":               {`{"refresh_token":5}`, `{"refresh_token":["x"]}`, `{"refresh_token":"x","install_id":5}`, `{}`, `{"refresh_token":""}`, `{"refresh_token":null}`},
-		"POST /api/auth/logout":                {`{"all":"true"}`, `{"all":1}`, `{"refresh_token":{}}`},
-		"POST /api/me/identities":              {`{"provider":5}`, `{"provider":"dev"}`, `{"provider":"nobody","id_token":"x"}`, `{"provider":"dev","id_token":5}`},
-		"POST /api/auth/app-magic-link":        {`{}`, `{"email":5}`, `{"email":"a@example.com","install_id":[]}`, `{"email":"no address","install_id":"x","code_challenge":"x"}`, `{"email":"a@example.com","install_id":"x","code_challenge":"short"}`},
-		"POST /api/auth/app-magic-link/verify": {`{"token":5}`, `{"token":"x","install_id":{}}`, `{"token":"x","install_id":"y","code_verifier":["z"]}`},
-		"POST /admin/auth/login":               {`{"email":5}`, `{"email":"a","password":{}}`},
-		"PATCH /api/devices/{id}":              {`{"name":5}`, `{"name":["x"]}`, `{"name":""}`, `{"name":"\u0000"}`, `{"name":"` + strings.Repeat("x", 65) + `"}`, `{"name":"a\nb"}`},
+		"POST /api/auth/app-token":              {`{"provider":5}`, `{"provider":"dev","id_token":[]}`, `{"device":"x"}`, `{"provider":"dev","id_token":"a@example.com","device":{"install_id":"` + strings.Repeat("x", 65) + `"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"a\nb"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"\u0000"}}`},
+		"POST /api/auth/refresh":                {`{"refresh_token":5}`, `{"refresh_token":["x"]}`, `{"refresh_token":"x","install_id":5}`, `{}`, `{"refresh_token":""}`, `{"refresh_token":null}`},
+		"POST /api/auth/logout":                 {`{"all":"true"}`, `{"all":1}`, `{"refresh_token":{}}`},
+		"POST /api/me/identities":               {`{"provider":5}`, `{"provider":"dev"}`, `{"provider":"nobody","id_token":"x"}`, `{"provider":"dev","id_token":5}`},
+		"POST /api/auth/app-magic-link":         {`{}`, `{"email":5}`, `{"email":"a@example.com","install_id":[]}`, `{"email":"no address","install_id":"x","code_challenge":"x"}`, `{"email":"a@example.com","install_id":"x","code_challenge":"short"}`},
+		"POST /api/auth/app-magic-link/verify":  {`{"token":5}`, `{"token":"x","install_id":{}}`, `{"token":"x","install_id":"y","code_verifier":["z"]}`},
+		"POST /admin/auth/login":                {`{"email":5}`, `{"email":"a","password":{}}`},
+		"PATCH /api/devices/{id}":               {`{"name":5}`, `{"name":["x"]}`, `{"name":""}`, `{"name":"\u0000"}`, `{"name":"` + strings.Repeat("x", 65) + `"}`, `{"name":"a\nb"}`},
+		"POST /api/devices/activate":            {`{}`, `{"device_id":5}`, `{"mac":"x","claim_secret":"y"}`, `{"device_id":"x"}`, `{"claim_secret":"x"}`, `{"device_id":"x","claim_secret":[]}`, `{"device_id":"x\u0000","claim_secret":"y"}`, `{"device_id":"x","mac":"02:00:00:00:00:01","claim_secret":"y"}`, `{"device_id":"x","claim_secret":"` + strings.Repeat("y", 300) + `"}`},
+		"POST /api/devices/claims":              {`[]`},
+		"POST /admin/devices/{id}/entitlements": {`{}`, `{"capability":5}`, `{"capability":"read"}`, `{"capability":"live_view","ends_at":"soon"}`, `{"capability":"live_view","ends_at":"2020-01-01T00:00:00Z"}`, `{"capability":"live_view","history_days":-1}`, `{"capability":"live_view","history_days":"7"}`},
+		"POST /admin/devices/claim":             {`{}`, `{"device_id":5}`, `{"device_id":"x"}`, `{"user_id":"x"}`, `{"device_id":"x","user_email":"nobody"}`, `{"device_id":"x","user_id":"y","proof":5}`},
+		"POST /api/devices/{id}/share":          {`{}`, `{"user_email":5,"role":"viewer"}`, `{"user_email":"a@example.com"}`, `{"user_email":"a@example.com","role":"owner"}`, `{"user_email":"a@example.com","role":[]}`, `{"user_email":"nobody","role":"viewer"}`, `{"user_email":"a@example.com","role":"viewer","ends_at":"soon"}`, `{"user_email":"a@example.com","role":"viewer","ends_at":"2020-01-01T00:00:00Z"}`, `{"user_email":"a@example.com","role":"viewer","starts_at":"2027-02-01T00:00:00Z","ends_at":"2027-01-01T00:00:00Z"}`},
+		"POST /api/devices/{id}/transfer":       {`{}`, `{"user_email":[]}`, `{"user_email":"nobody"}`, `{"user_email":"a@example.com\u0000"}`},
 		"PUT /api/devices/{id}/config": {
 			`{}`, `{"version":0}`, `{"zones":[]}`, `{"version":"0","zones":[]}`, `{"version":1.5,"zones":[]}`, `{"version":0,"zones":{}}`, `{"version":0,"zones":null}`,
 			`{"version":0,"zones":[5]}`, `{"version":0,"zones":[{"id":"z"}]}`,
@@ -335,7 +356,8 @@ func TestBadBodies(t *testing.T) {
 
 // taker is somebody whose body the route looks at.
 func taker(canonical string) string {
-	if canonical == "POST /api/me/identities" {
+	switch canonical {
+	case "POST /api/me/identities", "POST /api/devices/activate", "POST /api/devices/claims":
 		return "owner"
 	}
 	return "admin"
@@ -345,7 +367,7 @@ func TestUnknownDevices(t *testing.T) {
 	w, _ := newHouse(t)
 	for canonical, row := range access {
 		method, template, _ := strings.Cut(canonical, " ")
-		if !strings.Contains(template, "{id}") || template == "/admin/devices/{id}/audit" { // a trail outlives its device
+		if !strings.Contains(template, "/devices/{id}") || template == "/admin/devices/{id}/audit" { // a trail outlives its device
 			continue
 		}
 		for _, id := range []string{strings.Repeat("0", 32), "x", "%27%20OR%201=1--", strings.Repeat("a", 3000)} {

@@ -84,6 +84,14 @@ type claimedEvent struct {
 	ClaimedVia string    `json:"claimed_via"`
 }
 
+// sharedEvent tells a person what a device is, or will be, to them.
+type sharedEvent struct {
+	eventHead
+	Role     string     `json:"role"`
+	StartsAt *time.Time `json:"starts_at"`
+	EndsAt   *time.Time `json:"ends_at"`
+}
+
 type updatedEvent struct {
 	eventHead
 	Name      string    `json:"name"`
@@ -105,6 +113,8 @@ func newEvent(c *registry.Change) any {
 		return provisionedEvent{head, c.Firmware, at}
 	case registry.ChangeClaimed:
 		return claimedEvent{head, string(registry.RoleOwner), at, c.ClaimedVia}
+	case registry.ChangeShared:
+		return sharedEvent{head, string(c.Share.Role), stamp(c.Share.StartsAt), stamp(c.Share.EndsAt)}
 	case registry.ChangeUpdated:
 		return updatedEvent{head, c.Name, at}
 	case registry.ChangeConfig:

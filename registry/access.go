@@ -16,6 +16,12 @@ const (
 	CanShare                           // share, revoke, transfer
 	CanLeave                           // give up one's own row: the owner's releases the device
 	CanEndanger                        // send commands that cannot be undone
+
+	// The services, which need an entitlement too.
+	CanLiveView
+	CanCloudPlayback
+	CanClipDownload
+	CanAISummary
 )
 
 // The roles of those who have no row of their own on a device.
@@ -30,21 +36,28 @@ type rule struct {
 	name  string
 	roles []Role
 	scope string
+	paid  bool // the device must be entitled to it
 }
 
 // The whole permission model: which roles have a capability, and which scope a
 // token needs for it. By table, not by rank. [seed 003 9.1] [contracts C.5]
 var capabilities = map[Capability]rule{
-	CanRead:      {"read", []Role{RoleOwner, RoleAdmin, RoleViewer, RoleStaff, RoleSupport, RoleService}, ScopeDeviceRead},
-	CanControl:   {"control", []Role{RoleOwner, RoleAdmin, RoleStaff, RoleService}, ScopeDeviceControl},
-	CanConfigure: {"configure", []Role{RoleOwner, RoleAdmin, RoleStaff, RoleService}, ScopeDeviceConfigure},
-	CanShare:     {"share", []Role{RoleOwner, RoleStaff}, ScopeDeviceConfigure},
-	CanLeave:     {"leave", []Role{RoleOwner, RoleAdmin, RoleViewer, RoleStaff}, ScopeDeviceConfigure},
-	CanEndanger:  {"endanger", []Role{RoleOwner, RoleStaff}, ScopeDeviceControl},
+	CanRead:      {name: "read", roles: []Role{RoleOwner, RoleAdmin, RoleViewer, RoleStaff, RoleSupport, RoleService}, scope: ScopeDeviceRead},
+	CanControl:   {name: "control", roles: []Role{RoleOwner, RoleAdmin, RoleStaff, RoleService}, scope: ScopeDeviceControl},
+	CanConfigure: {name: "configure", roles: []Role{RoleOwner, RoleAdmin, RoleStaff, RoleService}, scope: ScopeDeviceConfigure},
+	CanShare:     {name: "share", roles: []Role{RoleOwner, RoleStaff}, scope: ScopeDeviceConfigure},
+	CanLeave:     {name: "leave", roles: []Role{RoleOwner, RoleAdmin, RoleViewer, RoleStaff}, scope: ScopeDeviceConfigure},
+	CanEndanger:  {name: "endanger", roles: []Role{RoleOwner, RoleStaff}, scope: ScopeDeviceControl},
+
+	// No staff: a home is watched by its people alone. [contracts A.3]
+	CanLiveView:      {name: "live_view", roles: []Role{RoleOwner, RoleAdmin, RoleViewer}, scope: ScopeDeviceRead, paid: true},
+	CanCloudPlayback: {name: "cloud_playback", roles: []Role{RoleOwner, RoleAdmin, RoleViewer}, scope: ScopeDeviceRead, paid: true},
+	CanClipDownload:  {name: "clip_download", roles: []Role{RoleOwner, RoleAdmin}, scope: ScopeDeviceRead, paid: true},
+	CanAISummary:     {name: "ai_summary", roles: []Role{RoleOwner, RoleAdmin}, scope: ScopeDeviceRead, paid: true},
 }
 
 // String names a capability: "read", "control", "configure", "share", "leave",
-// "endanger".
+// "endanger", "live_view", "cloud_playback", "clip_download", "ai_summary".
 func (c Capability) String() string { return capabilities[c].name }
 
 // ParseCapability is the opposite of [Capability.String].
@@ -60,7 +73,8 @@ func ParseCapability(name string) (Capability, bool) {
 // Access is the one gate: it decides whether an actor may do something with a
 // device, and reads the device. The order of refusals is fixed: ErrDeviceNotFound
 // when there is no such device or it is not the actor's, ErrInsufficientRole when
-// the role is too little, ErrInsufficientScope when the token is.
+// the role is too little, ErrInsufficientScope when the token is, ErrEntitlementRequired
+// when it is a service that nothing entitles the device to.
 func (r *Registry) Access(ctx context.Context, a Actor, deviceID string, c Capability) (OwnedDevice, error) {
 	var d OwnedDevice
 	err := r.store.View(ctx, func(tx Tx) (err error) {
@@ -71,9 +85,9 @@ func (r *Registry) Access(ctx context.Context, a Actor, deviceID string, c Capab
 }
 
 func (r *Registry) access(ctx context.Context, tx Tx, a Actor, deviceID string, c Capability) (OwnedDevice, error) {
-	d, err := related(ctx, tx, a, deviceID)
+	d, err := r.related(ctx, tx, a, deviceID)
 	if err == nil {
-		err = allowed(a, d.Role, c)
+		err = r.judge(ctx, tx, a, d, c)
 	}
 	if err != nil {
 		return OwnedDevice{}, err
@@ -83,10 +97,10 @@ func (r *Registry) access(ctx context.Context, tx Tx, a Actor, deviceID string, 
 
 // related reads a device and what the actor is to it; ErrDeviceNotFound when that
 // is nothing.
-func related(ctx context.Context, tx Tx, a Actor, deviceID string) (d OwnedDevice, err error) {
+func (r *Registry) related(ctx context.Context, tx Tx, a Actor, deviceID string) (d OwnedDevice, err error) {
 	switch a.Kind {
 	case ActorUser:
-		return tx.OwnedDevice(ctx, a.ID, deviceID)
+		return tx.OwnedDevice(ctx, a.ID, deviceID, r.now())
 	case ActorAdmin:
 		d.Role = RoleStaff
 	case ActorSupport:
@@ -98,6 +112,18 @@ func related(ctx context.Context, tx Tx, a Actor, deviceID string) (d OwnedDevic
 	}
 	d.Device, err = tx.Device(ctx, deviceID)
 	return d, err
+}
+
+// judge is the verdict of the table and of the device's entitlements.
+func (r *Registry) judge(ctx context.Context, tx Tx, a Actor, d OwnedDevice, c Capability) error {
+	if err := allowed(a, d.Role, c); err != nil || !capabilities[c].paid {
+		return err
+	}
+	entitled, err := tx.Entitled(ctx, d.No, c, r.now())
+	if err == nil && !entitled {
+		err = ErrEntitlementRequired
+	}
+	return err
 }
 
 // allowed is the verdict of the table.
@@ -125,7 +151,7 @@ func (r *Registry) ReadableIDs(ctx context.Context, a Actor) (ids []string, err 
 		return nil, nil
 	}
 	err = r.store.View(ctx, func(tx Tx) (err error) {
-		ids, err = tx.ReadableIDs(ctx, a.ID)
+		ids, err = tx.ReadableIDs(ctx, a.ID, r.now())
 		return err
 	})
 	return ids, err

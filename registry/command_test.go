@@ -71,7 +71,7 @@ func newBarracks(t *testing.T, opts registry.Options) *barracks {
 	b := &barracks{line: &line{sent: make(chan registry.CommandDelivery, 100)}, clock: &testClock{t: time.Now().Truncate(time.Second)}}
 	opts.Now = b.clock.now
 	b.house = open(t, opts)
-	b.courier.deliver = b.line.deliver
+	b.courier.command = b.line.deliver
 	b.dev = b.enroll(1)
 	b.user("u1", "u1@example.com")
 	b.own("u1", registry.RoleOwner)

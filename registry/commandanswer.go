@@ -308,7 +308,7 @@ func (r *Registry) updateEnded(s *Session, payload []byte) {
 
 // dropCommands removes a device's commands when it is released: they are its former
 // owner's. Those that were open leave a row in the audit trail.
-func (r *Registry) dropCommands(ctx context.Context, tx Tx, a Actor, d OwnedDevice) error {
+func (r *Registry) dropCommands(ctx context.Context, tx Tx, a Actor, d Device) error {
 	open, err := tx.OpenCommands(ctx, d.No)
 	if err != nil {
 		return err

@@ -88,5 +88,6 @@ var (
 	ErrInvalidRequest    = E(Invalid, "invalid_request", "The request is not valid.")
 	ErrOrderExists       = E(Conflict, "order_exists", "This order line exists with other contents.")
 	ErrFeatureDisabled   = E(NotConfigured, "feature_disabled", "This feature is not configured on this server.")
+	ErrDeviceLimit       = E(Conflict, "device_limit_reached", "This person owns as many devices as one person can.")
 	ErrOwnedByOther      = E(Forbidden, "owned_by_other", "The device has another owner.")
 )

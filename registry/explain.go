@@ -26,13 +26,13 @@ func (r *Registry) Explain(ctx context.Context, caller, about Actor, deviceID st
 	rule := capabilities[c]
 	x := Explanation{Capability: c, RequiredScope: rule.scope, RolesThatMay: slices.Clone(rule.roles)}
 	err := r.store.View(ctx, func(tx Tx) error {
-		d, err := related(ctx, tx, about, deviceID)
+		d, err := r.related(ctx, tx, about, deviceID)
 		x.Role = d.Role
 		if err != nil {
 			x.Role = ""
 			return err
 		}
-		return allowed(about, d.Role, c)
+		return r.judge(ctx, tx, about, d, c)
 	})
 	switch {
 	case err == nil:
@@ -47,6 +47,9 @@ func (r *Registry) Explain(ctx context.Context, caller, about Actor, deviceID st
 	case errors.Is(err, ErrInsufficientScope):
 		x.Refusal = ErrInsufficientScope
 		x.Reason = "The role " + string(x.Role) + " may " + rule.name + " this device, but the token lacks " + rule.scope + "."
+	case errors.Is(err, ErrEntitlementRequired):
+		x.Refusal = ErrEntitlementRequired
+		x.Reason = "The role " + string(x.Role) + " may " + rule.name + " this device, but no trial, plan or grant entitles it to that now."
 	default:
 		return Explanation{}, err
 	}

@@ -15,6 +15,7 @@ const (
 	ChangeStatus       ChangeKind = "device.status"
 	ChangeProvisioned  ChangeKind = "device.provisioned"
 	ChangeClaimed      ChangeKind = "device.claimed"
+	ChangeShared       ChangeKind = "device.shared"
 	ChangeReleased     ChangeKind = "device.released"
 	ChangeUpdated      ChangeKind = "device.updated"
 	ChangeSelfEnrolled ChangeKind = "device.self_enrolled" // heard by staff alone
@@ -37,6 +38,7 @@ type Change struct {
 	Name       string       // device.updated
 	Command    *Command     // command.updated
 	Config     *ConfigState // config.updated
+	Share      *Ownership   // device.shared: UserID, Role and times
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
 	private bool     // nobody but users hears it

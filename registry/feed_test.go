@@ -236,7 +236,7 @@ func TestGainingAndLosingADevice(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.provision(s, d)
-		wantWords(t, hearAll(t, l, 2), "+"+d.id, "device.claimed "+d.id)
+		wantWords(t, hearAll(t, l, 3), "+"+d.id, "device.claimed "+d.id, "device.provisioned "+d.id)
 		wantWords(t, hear(t, staff), "device.claimed "+d.id, "device.provisioned "+d.id)
 		h.report(s, 2)
 		wantWords(t, hear(t, l), "device.state "+d.id)

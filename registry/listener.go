@@ -112,7 +112,7 @@ func (l *Listener) begin(readable map[string]struct{}, after string) {
 		if !l.hears(c) {
 			continue
 		}
-		if c.Kind == ChangeClaimed && slices.Contains(c.users, l.actor.ID) {
+		if (c.Kind == ChangeClaimed || c.Kind == ChangeShared) && slices.Contains(c.users, l.actor.ID) {
 			// What the device did before it was this person's is not for them.
 			l.queue = slices.DeleteFunc(l.queue, func(before *Change) bool { return before.DeviceID == c.DeviceID })
 			l.gained = append(l.gained, c.DeviceID)
@@ -295,7 +295,7 @@ func (l *Listener) devices(ctx context.Context, gained []string, all bool) (list
 			return nil
 		}
 		for after := int64(0); ; {
-			rows, err := tx.OwnedDevices(ctx, l.actor.ID, after, page)
+			rows, err := tx.OwnedDevices(ctx, l.actor.ID, l.registry.now(), after, page)
 			if err != nil {
 				return err
 			}

@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"net/mail"
 	"strings"
 	"time"
@@ -102,13 +103,13 @@ func (l *links) add(r *Registry, o Order, userID string) {
 
 func (l links) changes(at time.Time) (all []*Change) {
 	for _, link := range l {
-		all = append(all, claimedChange(link.deviceID, link.userID, at))
+		all = append(all, claimedChange(link.deviceID, link.userID, viaPurchase, at))
 	}
 	return all
 }
 
-func claimedChange(deviceID, userID string, at time.Time) *Change {
-	return &Change{Kind: ChangeClaimed, DeviceID: deviceID, At: at, ClaimedVia: viaPurchase, users: []string{userID}}
+func claimedChange(deviceID, userID, via string, at time.Time) *Change {
+	return &Change{Kind: ChangeClaimed, DeviceID: deviceID, At: at, ClaimedVia: via, users: []string{userID}}
 }
 
 // linked tells the world of committed links.
@@ -166,11 +167,10 @@ func (r *Registry) linkByPurchase(ctx context.Context, tx Tx, a Actor, d Device,
 }
 
 func (r *Registry) link(ctx context.Context, tx Tx, a Actor, d Device, o Order, user string, now time.Time) (bool, error) {
-	owned, err := tx.CountOwned(ctx, user)
-	if err != nil {
-		return false, err
-	}
-	if owned >= r.opts.MaxDevicesPerUser {
+	changed, err := tx.InsertOwner(ctx, Ownership{
+		DeviceNo: d.No, UserID: user, Role: RoleOwner, ClaimedAt: now, ClaimedVia: viaPurchase, At: now,
+	}, r.opts.MaxDevicesPerUser)
+	if errors.Is(err, ErrDeviceLimit) {
 		data, err := json.Marshal(map[string]any{"order_id": o.OrderID, "limit": r.opts.MaxDevicesPerUser})
 		if err != nil {
 			return false, err
@@ -178,16 +178,13 @@ func (r *Registry) link(ctx context.Context, tx Tx, a Actor, d Device, o Order, 
 		e := Event{ID: r.opts.NextID(), DeviceNo: d.No, Type: "order.device_limit_reached", OccurredAt: now, Data: string(data)}
 		return false, tx.InsertEvent(ctx, e, keepEvents)
 	}
-	if changed, err := tx.LinkOrder(ctx, o.OrderID, o.DeviceMAC, user, now); err != nil || !changed {
-		return false, err
-	}
-	changed, err := tx.InsertOwnership(ctx, Ownership{
-		DeviceNo: d.No, UserID: user, Role: RoleOwner, ClaimedAt: now, ClaimedVia: viaPurchase, At: now,
-	})
 	if err != nil || !changed {
 		return false, err
 	}
-	if err := tx.SetEverOwned(ctx, d.No); err != nil {
+	if _, err := tx.LinkOrder(ctx, o.OrderID, o.DeviceMAC, user, now); err != nil {
+		return false, err
+	}
+	if err := r.firstOwned(ctx, tx, d, now); err != nil {
 		return false, err
 	}
 	return true, r.audit(ctx, tx, a, d.ID, "claimed", map[string]any{"user_id": user, "via": viaPurchase, "order_id": o.OrderID})

@@ -26,9 +26,11 @@ type Ownership struct {
 	Email      string // of the user; only filled by reads
 	Role       Role
 	ClaimedAt  time.Time
-	ClaimedVia string // qr, pairing_code, button, purchase, support
+	ClaimedVia string // qr, pairing_code, button, purchase, support, transfer
 	SharedAt   time.Time
 	SharedBy   string
+	StartsAt   time.Time // of a share; zero: at once
+	EndsAt     time.Time // of a share; zero: until revoked
 	At         time.Time // of the write
 }
 
@@ -86,7 +88,7 @@ func (r *Registry) Devices(ctx context.Context, a Actor, after int64, limit int)
 		return nil, nil // staff and service accounts own nothing; staff have a list of their own
 	}
 	err = r.store.View(ctx, func(tx Tx) (err error) {
-		list, err = tx.OwnedDevices(ctx, a.ID, after, limit)
+		list, err = tx.OwnedDevices(ctx, a.ID, r.now(), after, limit)
 		return err
 	})
 	return list, err
@@ -211,6 +213,32 @@ func (r *Registry) RemoveDevice(ctx context.Context, a Actor, id string) error {
 	return nil
 }
 
+// ReleaseDevice frees a device for staff: everybody's rows, its name and what it kept
+// of its people go, and it can be claimed again. It reports whether anybody had it.
+// Errors: ErrDeviceNotFound, ErrInsufficientRole.
+func (r *Registry) ReleaseDevice(ctx context.Context, a Actor, id string) (released bool, err error) {
+	if err := staffOnly(a, ActorAdmin, ActorSupport); err != nil {
+		return false, err
+	}
+	var lost []string
+	err = r.change(ctx, func(tx Tx) error {
+		lost = nil
+		d, err := tx.Device(ctx, id)
+		if err != nil {
+			return err
+		}
+		lost, err = r.release(ctx, tx, a, d)
+		return err
+	}, func() []*Change { return []*Change{r.releasedChange(id, lost, false)} })
+	if err != nil {
+		return false, err
+	}
+	for _, user := range lost {
+		r.AccessChanged(user)
+	}
+	return len(lost) > 0, nil
+}
+
 // releasedChange tells people that they have lost a device; private: the others
 // keep it.
 func (r *Registry) releasedChange(deviceID string, lost []string, private bool) *Change {
@@ -221,11 +249,18 @@ func (r *Registry) releasedChange(deviceID string, lost []string, private bool) 
 // name; it returns who lost access.
 func (r *Registry) giveUp(ctx context.Context, tx Tx, a Actor, d OwnedDevice, userID string) (lost []string, err error) {
 	if d.Role != RoleOwner && d.Role != RoleStaff {
-		if _, err := tx.DeleteOwnership(ctx, d.No, userID); err != nil {
+		if _, err := tx.DeleteShare(ctx, d.No, userID); err != nil {
 			return nil, err
 		}
 		return []string{userID}, r.audit(ctx, tx, a, d.ID, "share_left", map[string]any{"user_id": userID, "role": string(d.Role)})
 	}
+	return r.release(ctx, tx, a, d.Device)
+}
+
+// release makes a device nobody's: rows, open invitations and claims, the name, and what is kept
+// of its people's time with it. That it was ever owned stays, so that no purchase links
+// it again. It returns who lost access.
+func (r *Registry) release(ctx context.Context, tx Tx, a Actor, d Device) (lost []string, err error) {
 	if lost, err = tx.DeleteOwnerships(ctx, d.No); err != nil {
 		return nil, err
 	}
@@ -235,10 +270,37 @@ func (r *Registry) giveUp(ctx context.Context, tx Tx, a Actor, d OwnedDevice, us
 	if err := tx.DeleteConfig(ctx, d.No); err != nil {
 		return nil, err
 	}
+	if err := tx.DeleteInvitations(ctx, d.No); err != nil {
+		return nil, err
+	}
+	if err := tx.DeletePairings(ctx, d.No); err != nil {
+		return nil, err
+	}
 	if err := tx.SetDeviceName(ctx, d.No, "", r.now()); err != nil {
 		return nil, err
 	}
+	if err := tx.DeletePersonal(ctx, d.No); err != nil {
+		return nil, err
+	}
 	return lost, r.audit(ctx, tx, a, d.ID, "released", map[string]any{"user_ids": lost})
+}
+
+// bind makes a person the owner of a device that nobody owns. Errors: ErrDeviceLimit,
+// ErrOwnedByOther.
+func (r *Registry) bind(ctx context.Context, tx Tx, a Actor, d Device, userID, via string, now time.Time) error {
+	changed, err := tx.InsertOwner(ctx, Ownership{
+		DeviceNo: d.No, UserID: userID, Role: RoleOwner, ClaimedAt: now, ClaimedVia: via, At: now,
+	}, r.opts.MaxDevicesPerUser)
+	if err != nil {
+		return err
+	}
+	if !changed {
+		return ErrOwnedByOther
+	}
+	if err := r.firstOwned(ctx, tx, d, now); err != nil {
+		return err
+	}
+	return r.audit(ctx, tx, a, d.ID, "claimed", map[string]any{"user_id": userID, "via": via})
 }
 
 // ReleaseDevices gives up everything that a person has of devices, in the caller's
@@ -246,7 +308,7 @@ func (r *Registry) giveUp(ctx context.Context, tx Tx, a Actor, d OwnedDevice, us
 // commit, and makes those who lost access lose it at once. The domain of people calls
 // it in the transaction of an erasure.
 func (r *Registry) ReleaseDevices(ctx context.Context, tx Tx, a Actor, userID string) (done func(), err error) {
-	devices, err := tx.OwnedDevices(ctx, userID, 0, 0)
+	devices, err := tx.OwnedDevices(ctx, userID, time.Time{}, 0, 0)
 	if err != nil {
 		return nil, err
 	}

@@ -83,10 +83,14 @@ func (r *Registry) Provision(ctx context.Context, s *Session, payload []byte) ([
 		}, func() (all []*Change) {
 			at := r.now()
 			if linked {
-				all = append(all, claimedChange(s.DeviceID, owner, at))
+				all = append(all, claimedChange(s.DeviceID, owner, viaPurchase, at))
 			}
 			if !again {
-				all = append(all, &Change{Kind: ChangeProvisioned, DeviceID: s.DeviceID, At: at, Firmware: req.FirmwareVersion})
+				provisioned := &Change{Kind: ChangeProvisioned, DeviceID: s.DeviceID, At: at, Firmware: req.FirmwareVersion}
+				if linked { // whose streams do not read the device yet
+					provisioned.users = []string{owner}
+				}
+				all = append(all, provisioned)
 			}
 			return all
 		})

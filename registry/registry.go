@@ -22,6 +22,9 @@ type Options struct {
 	AuditRetention    time.Duration    // default 90 days
 	HistoryRetention  time.Duration    // of connections and events; default 90 days
 	MaxDevicesPerUser int              // default 50
+	PairingCodeLife   time.Duration    // of a code that an app hands to a device; default 300 s
+	Trial             time.Duration    // of services, from a device's first activation; default 30 days, negative: none
+	NoClaimLimits     bool             // failed tries to claim are not limited
 	Sealer            *Sealer          // nil: credentials are stored as bare digests
 	Commands          CommandLimits    // default none
 	Linger            time.Duration    // how long a batch collects writes; default 10 ms
@@ -48,10 +51,13 @@ func (o *Options) defaults() {
 	for _, d := range []struct {
 		field *time.Duration
 		value time.Duration
-	}{{&o.OfflineThreshold, 2 * time.Minute}, {&o.AuditRetention, 90 * day}, {&o.HistoryRetention, 90 * day}, {&o.Linger, 10 * time.Millisecond}} {
+	}{{&o.OfflineThreshold, 2 * time.Minute}, {&o.AuditRetention, 90 * day}, {&o.HistoryRetention, 90 * day}, {&o.Linger, 10 * time.Millisecond}, {&o.PairingCodeLife, 5 * time.Minute}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
+	}
+	if o.Trial == 0 {
+		o.Trial = 30 * day
 	}
 	if o.MaxDevicesPerUser <= 0 {
 		o.MaxDevicesPerUser = 50
@@ -72,6 +78,8 @@ type Registry struct {
 	dispatch *dispatcher
 	counters Counters
 	bootID   atomic.Int64
+	// shareMoved has a place for one value: a share was written that may begin or end.
+	shareMoved chan struct{}
 	// unknownSince is when this node booted; nil once the devices that a former
 	// life left online have returned or are offline.
 	unknownSince atomic.Pointer[time.Time]
@@ -102,7 +110,7 @@ type Counters struct {
 // New makes a Registry and starts its group commit; [Registry.Close] ends it.
 func New(store Store, courier Courier, opts Options) *Registry {
 	opts.defaults()
-	r := &Registry{store: store, courier: courier, opts: opts, log: opts.Logger}
+	r := &Registry{store: store, courier: courier, opts: opts, log: opts.Logger, shareMoved: make(chan struct{}, 1)}
 	r.bootID.Store(opts.NextID())
 	r.feed = newFeed(opts.NextID, &r.counters.FeedDropped)
 	r.dispatch = newDispatcher(r)

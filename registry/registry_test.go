@@ -33,14 +33,20 @@ type courier struct {
 	expired   map[int64]time.Time
 	changed   []string
 	sessions  []registry.Live
-	deliver   func(string, int64, registry.CommandDelivery) error // nil: nobody is connected
+	command   func(string, int64, registry.CommandDelivery) error // nil: nobody is connected
+	deliver   func(deviceID string, payload []byte) error         // nil: nobody listens
 }
 
-func (c *courier) Deliver(string, topic.Kind, []byte) error { return registry.ErrOffline }
+func (c *courier) Deliver(deviceID string, _ topic.Kind, payload []byte) error {
+	if c.deliver == nil {
+		return registry.ErrOffline
+	}
+	return c.deliver(deviceID, payload)
+}
 
 func (c *courier) DeliverCommand(id string, epoch int64, d registry.CommandDelivery) error {
-	if c.deliver != nil {
-		return c.deliver(id, epoch, d)
+	if c.command != nil {
+		return c.command(id, epoch, d)
 	}
 	return registry.ErrOffline
 }

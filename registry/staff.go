@@ -100,9 +100,10 @@ func (r *Registry) AdminDevices(ctx context.Context, a Actor, f DeviceFilter) (l
 // AdminDetail is one device as staff see it.
 type AdminDetail struct {
 	Device
-	Ownerships  []Ownership // the owner first
-	Credentials []CredentialMeta
-	Reports     map[topic.Kind]Report
+	Ownerships   []Ownership // the owner first
+	Credentials  []CredentialMeta
+	Reports      map[topic.Kind]Report
+	Entitlements []Entitlement // now or later
 }
 
 // AdminDevice reads one device with everything that staff may know of it. A read by
@@ -125,6 +126,9 @@ func (r *Registry) AdminDevice(ctx context.Context, a Actor, id string) (d Admin
 		}
 		for _, c := range creds {
 			d.Credentials = append(d.Credentials, CredentialMeta{c.ID, c.Kind, c.CreatedAt, c.ExpiresAt})
+		}
+		if d.Entitlements, err = tx.Entitlements(ctx, d.No, r.now()); err != nil {
+			return err
 		}
 		d.Reports, err = tx.Reports(ctx, d.No)
 		return err

@@ -31,6 +31,10 @@ type Tx interface {
 	PresenceTx
 	ReportTx
 	OwnershipTx
+	ShareTx
+	InvitationTx
+	ClaimTx
+	EntitlementTx
 	OrderTx
 	AuditTx
 	CommandTx
@@ -115,6 +119,9 @@ type ReportTx interface {
 	// InsertEvent writes an event and keeps at most `keep` of its type for the
 	// device.
 	InsertEvent(ctx context.Context, e Event, keep int) error
+	// DeletePersonal deletes what a device kept of its people's time with it: reports,
+	// events, and the connections that have ended.
+	DeletePersonal(ctx context.Context, deviceNo int64) error
 	// DeleteHistory deletes at most limit rows of connections and events that
 	// ended before the given time; it returns how many.
 	DeleteHistory(ctx context.Context, before time.Time, limit int) (int, error)
@@ -125,24 +132,106 @@ type OwnershipTx interface {
 	// InsertOwnership writes a row; ErrOwnedByOther when it would make a second
 	// owner; no error and changed=false when the person has a row already.
 	InsertOwnership(ctx context.Context, o Ownership) (changed bool, err error)
-	// DeleteOwnership removes a person's row.
-	DeleteOwnership(ctx context.Context, deviceNo int64, userID string) (changed bool, err error)
+	// InsertOwner is InsertOwnership of an owner who may own fewer than limit devices
+	// before it; else ErrDeviceLimit. Two at once cannot pass the limit.
+	InsertOwner(ctx context.Context, o Ownership, limit int) (changed bool, err error)
 	// DeleteOwnerships removes every row of a device and returns whose they were.
 	DeleteOwnerships(ctx context.Context, deviceNo int64) (userIDs []string, err error)
-	// Ownerships lists a device's rows, the owner first.
+	// Ownerships lists a device's rows, the owner first; shares that have not begun or
+	// have ended included.
 	Ownerships(ctx context.Context, deviceNo int64) ([]Ownership, error)
-	// CountOwned is how many devices a person owns.
-	CountOwned(ctx context.Context, userID string) (int, error)
-	// OwnedDevice reads a device and the person's role on it in one query;
-	// ErrDeviceNotFound when there is no device or no row.
-	OwnedDevice(ctx context.Context, userID, deviceID string) (OwnedDevice, error)
-	// OwnedDevices lists a person's devices in order of device number, after the
-	// given number.
-	OwnedDevices(ctx context.Context, userID string, after int64, limit int) ([]OwnedDevice, error)
-	// ReadableIDs lists the ids of the devices that a person has any role on.
-	ReadableIDs(ctx context.Context, userID string) ([]string, error)
+	// OwnedDevice reads a device and the person's role on it at a time in one query;
+	// ErrDeviceNotFound when there is no device or no row that holds then.
+	OwnedDevice(ctx context.Context, userID, deviceID string, at time.Time) (OwnedDevice, error)
+	// OwnedDevices lists the devices that a person has a role on at a time (zero:
+	// whenever) in order of device number, after the given number.
+	OwnedDevices(ctx context.Context, userID string, at time.Time, after int64, limit int) ([]OwnedDevice, error)
+	// ReadableIDs lists the ids of the devices that a person has any role on at a time.
+	ReadableIDs(ctx context.Context, userID string, at time.Time) ([]string, error)
 	// SetEverOwned marks a device as once owned.
 	SetEverOwned(ctx context.Context, deviceNo int64) error
+}
+
+// ShareTx writes the rows of device_ownership that are no owner's; none of its methods
+// touches an owner's.
+type ShareTx interface {
+	// PutShare writes a person's share, in place of the one they have; changed=false
+	// when the person owns the device.
+	PutShare(ctx context.Context, o Ownership) (changed bool, err error)
+	// DeleteShare removes a person's share.
+	DeleteShare(ctx context.Context, deviceNo int64, userID string) (changed bool, err error)
+	// CrossedShares lists the shares that began or ended after a time and until
+	// another.
+	CrossedShares(ctx context.Context, after, until time.Time) ([]Crossing, error)
+	// NextCrossing is when the next share after a time begins or ends, and when the
+	// first of those ended that are still kept; zero when there is none.
+	NextCrossing(ctx context.Context, after time.Time) (next, firstEnded time.Time, err error)
+	// DeleteEndedShares deletes at most limit shares that ended before the given time,
+	// and returns them.
+	DeleteEndedShares(ctx context.Context, before time.Time, limit int) ([]Crossing, error)
+}
+
+// InvitationTx reads and writes open invitations.
+type InvitationTx interface {
+	// PutInvitation writes an invitation, in place of an open one to the same e-mail;
+	// a transfer in place of any other transfer of the device. put is false when it
+	// is a share and the device has `limit` people beside the invited one: shares
+	// that have not ended, and open invitations to share.
+	PutInvitation(ctx context.Context, i Invitation, limit int) (put bool, err error)
+	// Invitation reads an invitation to an e-mail that is open at a time;
+	// ErrInvitationNotFound.
+	Invitation(ctx context.Context, id int64, email string, at time.Time) (Invitation, error)
+	// InvitationsTo lists the invitations to an e-mail that are open at a time, newest
+	// first, below the given id (0: from the top).
+	InvitationsTo(ctx context.Context, email string, at time.Time, before int64, limit int) ([]Invitation, error)
+	// InvitationsOf lists a device's invitations that are open at a time, oldest first.
+	InvitationsOf(ctx context.Context, deviceNo int64, at time.Time) ([]Invitation, error)
+	// DeleteInvitation removes an invitation; changed says whether it was there.
+	DeleteInvitation(ctx context.Context, id int64) (changed bool, err error)
+	// DeleteInvitations removes every invitation of a device.
+	DeleteInvitations(ctx context.Context, deviceNo int64) error
+	// DeleteExpiredInvitations deletes at most limit invitations that expired before
+	// the given time; it returns how many.
+	DeleteExpiredInvitations(ctx context.Context, before time.Time, limit int) (int, error)
+}
+
+// ClaimTx reads and writes claims that wait for their device, and counts failed tries.
+type ClaimTx interface {
+	// ClaimSecretHash is the SHA-256 of the secret on a device's label; nil when none
+	// is known.
+	ClaimSecretHash(ctx context.Context, deviceNo int64) ([]byte, error)
+	// InsertPairing writes a claim that waits; put is false when the person has limit
+	// that wait and have not expired. Two at once cannot pass the limit.
+	InsertPairing(ctx context.Context, p Pairing, limit int) (put bool, err error)
+	// Pairing reads a claim; ErrClaimNotFound.
+	Pairing(ctx context.Context, id string) (Pairing, error)
+	// PairingByHash reads a claim by its code or challenge; ErrClaimNotFound.
+	PairingByHash(ctx context.Context, hash []byte) (Pairing, error)
+	// SettlePairing ends a claim that waits; changed says whether it did wait.
+	SettlePairing(ctx context.Context, id string, status ClaimStatus, deviceNo int64, why string) (changed bool, err error)
+	// DeletePairings removes the claims that name a device.
+	DeletePairings(ctx context.Context, deviceNo int64) error
+	// DeleteClaims deletes at most limit rows of claims and tries that were over before
+	// the given time; it returns how many.
+	DeleteClaims(ctx context.Context, before time.Time, limit int) (int, error)
+	// InsertTry records a failed try.
+	InsertTry(ctx context.Context, id int64, subject string, at time.Time) error
+	// CountTries counts a subject's failed tries since a time, and says when the first
+	// of them was.
+	CountTries(ctx context.Context, subject string, since time.Time) (n int, oldest time.Time, err error)
+}
+
+// EntitlementTx reads and writes what devices are entitled to.
+type EntitlementTx interface {
+	// InsertEntitlement writes a row; changed is false for a second trial of the same
+	// capability.
+	InsertEntitlement(ctx context.Context, e Entitlement) (changed bool, err error)
+	// Entitlements lists a device's rows that have not ended at a time, oldest first.
+	Entitlements(ctx context.Context, deviceNo int64, at time.Time) ([]Entitlement, error)
+	// Entitled reports whether a row for a capability holds at a time.
+	Entitled(ctx context.Context, deviceNo int64, c Capability, at time.Time) (bool, error)
+	// DeleteGrants removes the grants of a capability; it returns how many.
+	DeleteGrants(ctx context.Context, deviceNo int64, c Capability) (int, error)
 }
 
 // OrderTx reads and writes order lines.
@@ -226,4 +315,8 @@ type People interface {
 	// ActorEnabled reports whether a person, an administrator or a service account is
 	// there and not disabled.
 	ActorEnabled(ctx context.Context, kind ActorKind, id string) (bool, error)
+	// VerifiedEmail is a person's verified e-mail; "" when there is none.
+	VerifiedEmail(ctx context.Context, userID string) (email string, err error)
+	// UserEnabled reports whether there is such a person, and it is not disabled.
+	UserEnabled(ctx context.Context, userID string) (bool, error)
 }

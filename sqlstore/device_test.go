@@ -88,7 +88,7 @@ func TestDeviceNotFound(t *testing.T) {
 				return err
 			},
 			"OwnedDevice": func(ctx context.Context, tx account.Tx) error {
-				_, err := tx.OwnedDevice(ctx, "u", deviceID(1))
+				_, err := tx.OwnedDevice(ctx, "u", deviceID(1), t0)
 				return err
 			},
 			"SetDeviceName": func(ctx context.Context, tx account.Tx) error { return tx.SetDeviceName(ctx, 1, "x", t0) },
@@ -198,7 +198,7 @@ func TestDeleteDevice(t *testing.T) {
 		s.read(func(ctx context.Context, tx account.Tx) error {
 			_, err := tx.Device(ctx, deviceID(1))
 			is(t, "device", err, registry.ErrDeviceNotFound)
-			ids, err := tx.ReadableIDs(ctx, "u1")
+			ids, err := tx.ReadableIDs(ctx, "u1", t0)
 			equal(t, "readable", ids, nil)
 			if err != nil {
 				return err

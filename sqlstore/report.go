@@ -74,6 +74,20 @@ func (t *tx) InsertEvent(ctx context.Context, e registry.Event, keep int) error 
 	return err
 }
 
+// DeletePersonal implements registry.ReportTx.
+func (t *tx) DeletePersonal(ctx context.Context, deviceNo int64) error {
+	for _, query := range []string{
+		`DELETE FROM device_reports WHERE device_no = $1`,
+		`DELETE FROM device_events WHERE device_no = $1`,
+		`DELETE FROM device_connections WHERE device_no = $1`,
+	} {
+		if _, err := t.exec(ctx, query, deviceNo); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // DeleteHistory implements registry.ReportTx.
 func (t *tx) DeleteHistory(ctx context.Context, before time.Time, limit int) (int, error) {
 	connections, err := t.exec(ctx, `DELETE FROM device_connections WHERE connection_id IN

@@ -47,7 +47,7 @@ func TestAHundredThousandDevices(t *testing.T) {
 					return int(c.DeviceNo), n / 2, err
 				}},
 				{"a person's devices", 50 * time.Millisecond, func(ctx context.Context, tx account.Tx) (int, int, error) {
-					list, err := tx.OwnedDevices(ctx, "u5", 0, 200)
+					list, err := tx.OwnedDevices(ctx, "u5", t0, 0, 200)
 					return len(list), 1, err
 				}},
 				{"an owner's e-mail", 500 * time.Millisecond, func(ctx context.Context, tx account.Tx) (int, int, error) {

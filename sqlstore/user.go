@@ -67,6 +67,17 @@ func (t *tx) UserByVerifiedEmail(ctx context.Context, email string) (userID stri
 	return userID, ok, err
 }
 
+// VerifiedEmail implements registry.People.
+func (t *tx) VerifiedEmail(ctx context.Context, userID string) (email string, err error) {
+	_, err = t.found(ctx, `SELECT email FROM users WHERE user_id = $1 AND email_verified`, []any{userID}, opt(&email))
+	return email, err
+}
+
+// UserEnabled implements registry.People.
+func (t *tx) UserEnabled(ctx context.Context, userID string) (bool, error) {
+	return t.found(ctx, `SELECT 1 FROM users WHERE user_id = $1 AND disabled_at IS NULL`, []any{userID}, new(int))
+}
+
 // VerifiedUser implements account.UserTx.
 func (t *tx) VerifiedUser(ctx context.Context, email string) (account.User, error) {
 	return t.user(ctx, `SELECT `+userColumns+` FROM users u WHERE u.email = $1 AND u.email_verified`, email)

@@ -40,6 +40,8 @@ type Config struct {
 	NodeID                  string   `name:"node-id" default:"node-1" help:"name of this node in presence and history"`
 	SelfEnroll              bool     `name:"self-enroll" help:"an unknown device enrols itself with its first password"`
 	OfflineThresholdSec     int      `name:"offline-threshold-sec" default:"120" help:"longest silence of a device, seconds"`
+	PairingCodeExpirySec    int      `name:"pairing-code-expiry-sec" default:"300" help:"seconds for which a pairing code can be presented"`
+	TrialDays               int      `name:"trial-days" default:"30" help:"days of video services from a device's first activation; 0 is none"`
 	MaxDevicesPerUser       int      `name:"max-devices-per-user" default:"50" help:"devices that one person may own"`
 	AuditRetentionDays      int      `name:"audit-retention-days" default:"90" help:"age at which audit rows are deleted"`
 	HistoryRetentionDays    int      `name:"history-retention-days" default:"90" help:"age at which connections and events are deleted"`

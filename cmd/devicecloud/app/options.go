@@ -35,6 +35,9 @@ func (c *Config) registryOptions(log *slog.Logger) (registry.Options, error) {
 		AuditRetention:    time.Duration(c.AuditRetentionDays) * day,
 		HistoryRetention:  time.Duration(c.HistoryRetentionDays) * day,
 		MaxDevicesPerUser: c.MaxDevicesPerUser,
+		PairingCodeLife:   time.Duration(c.PairingCodeExpirySec) * time.Second,
+		Trial:             trialPeriod(c.TrialDays),
+		NoClaimLimits:     c.Dev,
 		Logger:            log,
 		Commands: registry.CommandLimits{
 			PerUser: registryRate(c.LimitCommandsPerUser), PerDevice: registryRate(c.LimitCommandsPerDevice), ByType: !c.Dev,
@@ -46,6 +49,15 @@ func (c *Config) registryOptions(log *slog.Logger) (registry.Options, error) {
 	}
 	o.Sealer, err = registry.NewSealer(key)
 	return o, err
+}
+
+// trialPeriod says "no trial" as the registry does: negative, where 0 is its own
+// default.
+func trialPeriod(days int) time.Duration {
+	if days == 0 {
+		return -1
+	}
+	return time.Duration(days) * 24 * time.Hour
 }
 
 func (c *Config) offlineThreshold() time.Duration {

@@ -170,6 +170,8 @@ func (c *Config) checkNumbers() error {
 		value, lo, hi int
 	}{
 		{"OFFLINE_THRESHOLD_SEC", c.OfflineThresholdSec, 10, 86400},
+		{"PAIRING_CODE_EXPIRY_SEC", c.PairingCodeExpirySec, 30, 3600},
+		{"TRIAL_DAYS", c.TrialDays, 0, 36500},
 		{"MAX_DEVICES_PER_USER", c.MaxDevicesPerUser, 1, 100000},
 		{"AUDIT_RETENTION_DAYS", c.AuditRetentionDays, 1, 36500},
 		{"HISTORY_RETENTION_DAYS", c.HistoryRetentionDays, 1, 36500},
