@@ -88,34 +88,6 @@ func deviceOf(s *stage, _ *testing.T, actor, target string, _ verdict) []string 
 	return []string{s.device(actor, target).ID}
 }
 
-// commandOf is a device and a command that waits for it, or the id of none.
-func commandOf(s *stage, t *testing.T, actor, target string, _ verdict) []string {
-	t.Helper()
-	d := s.device(actor, target)
-	s.bodies++
-	id := fmt.Sprintf("command-%d-%d", s.stages, s.bodies)
-	if d.ID == s.none.ID {
-		return []string{d.ID, id}
-	}
-	ctx := context.Background()
-	err := s.db.Registry().InTx(ctx, func(tx registry.Tx) error {
-		row, err := tx.Device(ctx, d.ID)
-		if err != nil {
-			return err
-		}
-		at := time.Now()
-		_, err = tx.InsertCommand(ctx, registry.Command{
-			No: at.UnixNano(), ID: id, DeviceNo: row.No, Issuer: "system", RequestID: id, BodyHash: []byte{0}, Type: "identify", Params: "{}",
-			Queueable: true, Status: registry.CommandQueued, IssuedAt: at, ExpiresAt: at.Add(time.Hour), DueAt: at.Add(time.Hour),
-		})
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return []string{d.ID, id}
-}
-
 // shareOf is the share of a device that every device of a stage has.
 func shareOf(s *stage, _ *testing.T, actor, target string, _ verdict) []string {
 	return []string{s.device(actor, target).ID, s.guest.ID}
@@ -183,6 +155,34 @@ func nobodysDevice(s *stage, t *testing.T, actor string) (token, body string) {
 		t.Fatalf("%d %s", r.status, r.body)
 	}
 	return s.token(t, actor), `{"device_id":"` + d.ID + `","user_id":"` + s.users["stranger"].ID + `"}`
+}
+
+// commandOf is a device and a command that waits for it, or the id of none.
+func commandOf(s *stage, t *testing.T, actor, target string, _ verdict) []string {
+	t.Helper()
+	d := s.device(actor, target)
+	s.bodies++
+	id := fmt.Sprintf("command-%d-%d", s.stages, s.bodies)
+	if d.ID == s.none.ID {
+		return []string{d.ID, id}
+	}
+	ctx := context.Background()
+	err := s.db.Registry().InTx(ctx, func(tx registry.Tx) error {
+		row, err := tx.Device(ctx, d.ID)
+		if err != nil {
+			return err
+		}
+		at := time.Now()
+		_, err = tx.InsertCommand(ctx, registry.Command{
+			No: at.UnixNano(), ID: id, DeviceNo: row.No, Issuer: "system", RequestID: id, BodyHash: []byte{0}, Type: "identify", Params: "{}",
+			Queueable: true, Status: registry.CommandQueued, IssuedAt: at, ExpiresAt: at.Add(time.Hour), DueAt: at.Add(time.Hour),
+		})
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []string{d.ID, id}
 }
 
 // sessionOf is a session beside the one that asks, somebody else's, or none.

@@ -23,8 +23,8 @@ const (
 	listStaff        list = 't'
 	listUsers        list = 'p'
 	listServices     list = 'v'
-	listCommands     list = 'm'
 	listInvitations  list = 'i'
+	listCommands     list = 'm'
 )
 
 // cursorLen is the length of a cursor, in characters.

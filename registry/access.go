@@ -56,8 +56,8 @@ var capabilities = map[Capability]rule{
 	CanAISummary:     {name: "ai_summary", roles: []Role{RoleOwner, RoleAdmin}, scope: ScopeDeviceRead, paid: true},
 }
 
-// String names a capability: "read", "control", "configure", "share", "leave",
-// "endanger", "live_view", "cloud_playback", "clip_download", "ai_summary".
+// String names a capability: "read", "control", "configure", "share", "leave", "endanger",
+// "live_view", "cloud_playback", "clip_download", "ai_summary".
 func (c Capability) String() string { return capabilities[c].name }
 
 // ParseCapability is the opposite of [Capability.String].

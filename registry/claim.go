@@ -355,7 +355,7 @@ func (r *Registry) SupportClaim(ctx context.Context, a Actor, req SupportClaimRe
 				user, ok, err = tx.UserByVerifiedEmail(ctx, email)
 				ok = ok && (req.UserID == "" || req.UserID == user)
 			} else {
-				ok, err = tx.UserEnabled(ctx, user)
+				ok, err = tx.ActorEnabled(ctx, ActorUser, user)
 			}
 			if err != nil {
 				return Claimed{}, err

@@ -42,6 +42,15 @@ func (f Feed) Enter(devices ...string) (leave func()) {
 // ParseCursor reads a cursor.
 func ParseCursor(s string) (life, seq int64, ok bool) { return parseCursor(s) }
 
+// CrossShares acts on shares that began or ended after `last` and until now, as the
+// follower of shares does, and returns when the next one does.
+func (r *Registry) CrossShares(ctx context.Context, last, now time.Time) (time.Time, error) {
+	return r.crossShares(ctx, last, now)
+}
+
+// BindingProof is the proof of a claim.
+func BindingProof(key []byte, message string) []byte { return bindingProof(key, message) }
+
 // SweepCommands ends the commands whose timer has run out, as Run does.
 func SweepCommands(r *Registry) error { return r.sweepCommands(context.Background()) }
 
@@ -52,12 +61,3 @@ func CommandsIdle(r *Registry, deviceID string) bool {
 	l := r.dispatch.lanes[deviceID]
 	return l == nil || !l.busy
 }
-
-// CrossShares acts on shares that began or ended after `last` and until now, as the
-// follower of shares does, and returns when the next one does.
-func (r *Registry) CrossShares(ctx context.Context, last, now time.Time) (time.Time, error) {
-	return r.crossShares(ctx, last, now)
-}
-
-// BindingProof is the proof of a claim.
-func BindingProof(key []byte, message string) []byte { return bindingProof(key, message) }

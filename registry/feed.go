@@ -36,9 +36,9 @@ type Change struct {
 	Firmware   string       // device.provisioned
 	ClaimedVia string       // device.claimed
 	Name       string       // device.updated
+	Share      *Ownership   // device.shared: UserID, Role and times
 	Command    *Command     // command.updated
 	Config     *ConfigState // config.updated
-	Share      *Ownership   // device.shared: UserID, Role and times
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
 	private bool     // nobody but users hears it

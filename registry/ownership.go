@@ -264,16 +264,16 @@ func (r *Registry) release(ctx context.Context, tx Tx, a Actor, d Device) (lost 
 	if lost, err = tx.DeleteOwnerships(ctx, d.No); err != nil {
 		return nil, err
 	}
-	if err := r.dropCommands(ctx, tx, a, d); err != nil {
-		return nil, err
-	}
-	if err := tx.DeleteConfig(ctx, d.No); err != nil {
-		return nil, err
-	}
 	if err := tx.DeleteInvitations(ctx, d.No); err != nil {
 		return nil, err
 	}
 	if err := tx.DeletePairings(ctx, d.No); err != nil {
+		return nil, err
+	}
+	if err := r.dropCommands(ctx, tx, a, d); err != nil {
+		return nil, err
+	}
+	if err := tx.DeleteConfig(ctx, d.No); err != nil {
 		return nil, err
 	}
 	if err := tx.SetDeviceName(ctx, d.No, "", r.now()); err != nil {

@@ -266,19 +266,19 @@ const (
 )
 
 // Run does the registry's recurring work until ctx ends: the sweep that compares
-// presence with the live sessions, devices whose unknown time is over, commands whose
-// time is over, shares that begin and end, retention.
+// presence with the live sessions, devices whose unknown time is over, shares that
+// begin and end, commands whose time is over, retention.
 // A failure is logged and tried again at the next turn.
 func (r *Registry) Run(ctx context.Context) error {
 	sweep, retention, expire := time.NewTicker(sweepInterval), time.NewTicker(retentionInterval), time.NewTicker(expireInterval)
 	defer sweep.Stop()
 	defer retention.Stop()
 	defer expire.Stop()
-	due := time.NewTicker(dueInterval)
-	defer due.Stop()
 	var follower sync.WaitGroup
 	defer follower.Wait()
 	follower.Go(func() { r.followShares(ctx) })
+	due := time.NewTicker(dueInterval)
+	defer due.Stop()
 	suspects := map[int64]int64{}
 	for {
 		var err error
@@ -396,12 +396,12 @@ func (r *Registry) retain(ctx context.Context) error {
 		func(tx Tx) (int, error) {
 			return tx.DeleteHistory(ctx, r.now().Add(-r.opts.HistoryRetention), retentionBatch)
 		},
+		func(tx Tx) (int, error) { return tx.DeleteClaims(ctx, r.now().Add(-claimMemory), retentionBatch) },
+		func(tx Tx) (int, error) { return tx.DeleteExpiredInvitations(ctx, r.now(), retentionBatch) },
 		func(tx Tx) (int, error) {
 			return tx.DeleteFinishedCommands(ctx, r.now().Add(-r.opts.HistoryRetention), retentionBatch)
 		},
 		func(tx Tx) (int, error) { return tx.DeleteCommandRates(ctx, r.now(), retentionBatch) },
-		func(tx Tx) (int, error) { return tx.DeleteClaims(ctx, r.now().Add(-claimMemory), retentionBatch) },
-		func(tx Tx) (int, error) { return tx.DeleteExpiredInvitations(ctx, r.now(), retentionBatch) },
 	} {
 		for ctx.Err() == nil {
 			var n int

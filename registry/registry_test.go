@@ -33,8 +33,8 @@ type courier struct {
 	expired   map[int64]time.Time
 	changed   []string
 	sessions  []registry.Live
-	command   func(string, int64, registry.CommandDelivery) error // nil: nobody is connected
 	deliver   func(deviceID string, payload []byte) error         // nil: nobody listens
+	command   func(string, int64, registry.CommandDelivery) error // nil: nobody is connected
 }
 
 func (c *courier) Deliver(deviceID string, _ topic.Kind, payload []byte) error {

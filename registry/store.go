@@ -312,11 +312,9 @@ type People interface {
 	// UserByVerifiedEmail finds the person whose verified, normalised e-mail this
 	// is; ok is false when there is none, or it is disabled.
 	UserByVerifiedEmail(ctx context.Context, email string) (userID string, ok bool, err error)
+	// VerifiedEmail is a person's verified e-mail; "" when there is none.
+	VerifiedEmail(ctx context.Context, userID string) (email string, err error)
 	// ActorEnabled reports whether a person, an administrator or a service account is
 	// there and not disabled.
 	ActorEnabled(ctx context.Context, kind ActorKind, id string) (bool, error)
-	// VerifiedEmail is a person's verified e-mail; "" when there is none.
-	VerifiedEmail(ctx context.Context, userID string) (email string, err error)
-	// UserEnabled reports whether there is such a person, and it is not disabled.
-	UserEnabled(ctx context.Context, userID string) (bool, error)
 }

@@ -101,19 +101,6 @@ func TestPairings(t *testing.T) {
 				return nil
 			})
 		})
-		t.Run("a person is there and enabled, or not", func(t *testing.T) {
-			s.write(func(ctx context.Context, tx account.Tx) error {
-				s.userIn(ctx, tx, "u3")
-				if _, err := tx.SetUserDisabled(ctx, "u3", t0, t0); err != nil {
-					return err
-				}
-				for id, want := range map[string]bool{"u1": true, "u3": false, "u9": false} {
-					got, err := tx.UserEnabled(ctx, id)
-					equal(t, id, []any{got, err}, []any{want, nil})
-				}
-				return nil
-			})
-		})
 	})
 }
 

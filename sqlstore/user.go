@@ -73,11 +73,6 @@ func (t *tx) VerifiedEmail(ctx context.Context, userID string) (email string, er
 	return email, err
 }
 
-// UserEnabled implements registry.People.
-func (t *tx) UserEnabled(ctx context.Context, userID string) (bool, error) {
-	return t.found(ctx, `SELECT 1 FROM users WHERE user_id = $1 AND disabled_at IS NULL`, []any{userID}, new(int))
-}
-
 // VerifiedUser implements account.UserTx.
 func (t *tx) VerifiedUser(ctx context.Context, email string) (account.User, error) {
 	return t.user(ctx, `SELECT `+userColumns+` FROM users u WHERE u.email = $1 AND u.email_verified`, email)
