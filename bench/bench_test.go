@@ -43,6 +43,7 @@ func TestAShortRunFillsEveryRowOfTheTable(t *testing.T) {
 		"CONNECT", "bare mochi, TLS connect", "devicecloud, the same",
 		"TOKEN CHECK", "a token for the first time", "a token again", "<= 60 µs CPU", "API CPU", "GET /api/devices (50), one request", "<= 1 ms CPU",
 		"API P99", "GET /api/devices/{id}, idle", "GET /admin/stats, 50 devices report once a second", "GET /api/devices (50), 50 devices report without pause",
+		"COMMAND P99", "POST to device to answer, 50 devices report once a second", "<= 50 ms",
 		"IDLE", "devicecloud, 200 known devices",
 		"<= 1.50 x", "<= 45 KB", "<= 15 %", "<= 1.25 x", "<= 3 % of a core",
 		"messages of 50 devices: where the time goes", "flat%",

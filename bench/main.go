@@ -6,8 +6,8 @@
 // second. It runs on Linux.
 //
 // The program is all of its own processes: with -role it is a server, the load generator or mosquitto's subscriber,
-// obeying one JSON request a line (control.go). Layout: messages.go, memory.go, connect.go, request.go, api.go and idle.go are
-// the six benchmarks; serve.go, naive.go, ours.go and subscriber.go the servers; fleet.go the load and
+// obeying one JSON request a line (control.go). Layout: messages.go, memory.go, connect.go, request.go, api.go, command.go and
+// idle.go are the seven benchmarks; serve.go, naive.go, ours.go and subscriber.go the servers; fleet.go the load and
 // watcher.go a person; report.go the table.
 package main
 
@@ -34,6 +34,7 @@ func suites() []suite {
 		{"connect", (*bench).connect},
 		{"request", (*bench).request},
 		{"api", (*bench).api},
+		{"commands", (*bench).commands},
 		{"idle", (*bench).idle},
 	}
 }
@@ -69,6 +70,7 @@ type size struct {
 	Requests      int           // of one API route and load
 	Tokens        int           // that are checked
 	APIDevices    int           // devices that report meanwhile
+	Commands      int           // of the command benchmark
 	Known         int           // devices in the registry of the idle benchmark
 	IdleSeconds   int
 }
@@ -79,7 +81,7 @@ const maxDevices = 19_000
 func fullSize() size {
 	return size{
 		Devices: []int{1000, 10000}, Messages: 20_000, NaiveMessages: 2000, Turns: 11,
-		IdleDevices: 3000, Waves: 3, Settle: 3 * time.Second, Connects: 1000, Requests: 3000, Tokens: 300, APIDevices: 1000, Known: 100_000, IdleSeconds: 60,
+		IdleDevices: 3000, Waves: 3, Settle: 3 * time.Second, Connects: 1000, Requests: 3000, Tokens: 300, APIDevices: 1000, Commands: 1000, Known: 100_000, IdleSeconds: 60,
 	}
 }
 
@@ -87,7 +89,7 @@ func fullSize() size {
 func shortSize() size {
 	return size{
 		Devices: []int{50}, Messages: 1000, NaiveMessages: 100, Turns: 2,
-		IdleDevices: 60, Waves: 3, Settle: 50 * time.Millisecond, Connects: 40, Requests: 20, Tokens: 5, APIDevices: 50, Known: 200, IdleSeconds: 1,
+		IdleDevices: 60, Waves: 3, Settle: 50 * time.Millisecond, Connects: 40, Requests: 20, Tokens: 5, APIDevices: 50, Commands: 30, Known: 200, IdleSeconds: 1,
 	}
 }
 
@@ -106,7 +108,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, log io.Writer) e
 	flags := flag.NewFlagSet("bench", flag.ContinueOnError)
 	flags.SetOutput(log)
 	short := flags.Bool("short", false, "a few seconds in all: shows that everything works")
-	only := flags.String("only", "", "benchmarks to run, separated by commas: messages,memory,connect,request,api,idle")
+	only := flags.String("only", "", "benchmarks to run, separated by commas: messages,memory,connect,request,api,commands,idle")
 	jsonFile := flags.String("json", "", "also write the results to this `file`")
 	profile := flags.String("profile", "", "write a CPU profile of every benchmark to this `directory` (default: only of a missed target, to the temporary one)")
 	turns := flags.Int("turns", 0, "measurements of each CPU number (default 11)")

@@ -113,7 +113,7 @@ func (r *Registry) KeepReport(s *Session, k topic.Kind, payload []byte) error {
 	}
 	switch k {
 	case topic.OTAStatus:
-		r.dispatch.background(func() { r.updateEnded(s, payload) })
+		r.dispatch.background(func() { r.updateEnded(s, []byte(w.Payload)) }) // not the packet's own bytes, which end with it
 	case topic.ConfigStatus:
 		r.dispatch.background(func() { r.configReported(s) })
 	case topic.DiagResponse:
