@@ -103,11 +103,3 @@ func TestPairings(t *testing.T) {
 		})
 	})
 }
-
-// userIn writes a person without an e-mail in a transaction.
-func (s *store) userIn(ctx context.Context, tx account.Tx, id string) {
-	s.t.Helper()
-	if err := tx.InsertUser(ctx, account.User{ID: id, CreatedAt: t0}); err != nil {
-		s.t.Error(err)
-	}
-}
