@@ -29,7 +29,7 @@ build: ## bin/devicecloud and bin/firmware-sim
 # e2e takes longest, so it begins first.
 test: ## installs what the tests need where it is missing, then runs all of them with the race detector
 	@./scripts/test-deps.sh
-	go test -race -shuffle=on -count=1 -timeout 15m ./e2e ./... # the longest first
+	go test -race -shuffle=on -count=1 -timeout 15m ./e2e ./...
 	@if [[ "$${CI:-}" == true ]]; then ./scripts/fuzz.sh "$${FUZZTIME:-10s}"; fi
 
 bench: ## what it costs, against bare mochi, mosquitto and a naive server (ARGS='-short', ARGS='-only memory')
