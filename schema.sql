@@ -144,7 +144,7 @@ CREATE TABLE device_ownership (
     PRIMARY KEY (device_no, user_id)
 );
 CREATE UNIQUE INDEX idx_ownership_owner ON device_ownership (device_no) WHERE role = 'owner';
-CREATE INDEX idx_ownership_user ON device_ownership (user_id);
+CREATE INDEX idx_ownership_user ON device_ownership (user_id, device_no);
 CREATE INDEX idx_ownership_starts ON device_ownership (starts_at) WHERE starts_at IS NOT NULL;
 CREATE INDEX idx_ownership_ends ON device_ownership (ends_at) WHERE ends_at IS NOT NULL;
 

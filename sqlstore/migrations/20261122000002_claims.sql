@@ -5,6 +5,10 @@ ALTER TABLE device_ownership ADD COLUMN ends_at BIGINT CHECK (ends_at IS NULL OR
 CREATE INDEX idx_ownership_starts ON device_ownership (starts_at) WHERE starts_at IS NOT NULL;
 CREATE INDEX idx_ownership_ends ON device_ownership (ends_at) WHERE ends_at IS NOT NULL;
 
+-- A person's list comes in the order of this index, so that nothing is sorted.
+DROP INDEX idx_ownership_user;
+CREATE INDEX idx_ownership_user ON device_ownership (user_id, device_no);
+
 -- Open offers of a device, or of a role on it, to whoever has a verified e-mail. What
 -- is answered, withdrawn or expired is deleted; the audit trail has it.
 CREATE TABLE invitations (
