@@ -72,6 +72,9 @@ func (a *api) signOut(r *request) (answer, error) {
 	if errors.Is(err, account.ErrSessionEnded) {
 		return ok(revokedBody{Revoked: true})
 	}
+	if err == nil {
+		err = a.limits.user(actor)
+	}
 	if err != nil {
 		return answer{}, err
 	}
