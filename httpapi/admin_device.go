@@ -10,6 +10,7 @@ import (
 // adminBody is what staff see of every device, beside what its people see.
 type adminBody struct {
 	MACAddress    *string    `json:"mac_address"`
+	Hardware      *string    `json:"hardware"`
 	NodeID        *string    `json:"node_id"` // of the latest connection
 	ProvisionedAt *time.Time `json:"provisioned_at"`
 	CreatedAt     time.Time  `json:"created_at"`
@@ -42,6 +43,7 @@ type adminDetailBody struct {
 	Shares       []shareBody       `json:"shares"`
 	Credentials  []credentialBody  `json:"credentials"`
 	Entitlements []entitlementBody `json:"entitlements"` // now or later
+	OTA          *otaBody          `json:"ota"`          // the latest update of its firmware
 }
 
 type ownerBody struct {
@@ -60,7 +62,7 @@ type shareBody struct {
 }
 
 func newAdminBody(d registry.Device) adminBody {
-	return adminBody{text(string(d.MAC)), text(d.Presence.NodeID), stamp(d.ProvisionedAt), d.CreatedAt.UTC(), d.SelfEnrolled, !d.DisabledAt.IsZero()}
+	return adminBody{text(string(d.MAC)), text(d.Hardware), text(d.Presence.NodeID), stamp(d.ProvisionedAt), d.CreatedAt.UTC(), d.SelfEnrolled, !d.DisabledAt.IsZero()}
 }
 
 func newAdminListBody(d registry.AdminDevice) adminListBody {
@@ -157,7 +159,11 @@ func (a *api) adminGetDevice(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(newAdminDetailBody(d))
+	body := newAdminDetailBody(d)
+	if body.OTA, err = a.deviceOTA(r, id); err != nil {
+		return answer{}, err
+	}
+	return ok(body)
 }
 
 func (a *api) deleteDevice(r *request) (answer, error) {

@@ -25,6 +25,9 @@ const (
 	listServices     list = 'v'
 	listInvitations  list = 'i'
 	listCommands     list = 'm'
+	listReleases     list = 'r'
+	listRollouts     list = 'o'
+	listUpdates      list = 'f'
 )
 
 // cursorLen is the length of a cursor, in characters.

@@ -21,6 +21,7 @@ const (
 	ChangeSelfEnrolled ChangeKind = "device.self_enrolled" // heard by staff alone
 	ChangeCommand      ChangeKind = "command.updated"
 	ChangeConfig       ChangeKind = "config.updated"
+	ChangeOTA          ChangeKind = "ota.progress"
 )
 
 // Change is one committed change of a device. It is shared between listeners and
@@ -39,9 +40,21 @@ type Change struct {
 	Share      *Ownership   // device.shared: UserID, Role and times
 	Command    *Command     // command.updated
 	Config     *ConfigState // config.updated
+	OTA        *OTAProgress // ota.progress
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
 	private bool     // nobody but users hears it
+}
+
+// OTAProgress is how far a device is with an update of its firmware.
+type OTAProgress struct {
+	RolloutID string
+	Version   string // of the new firmware
+	State     string // of package rollout
+	Reason    string // why it waits, was skipped or has failed
+	Progress  int    // percent, as the device says
+	Attempt   int    // counted from 1; 0: it has not been told to yet
+	UpdatedAt time.Time
 }
 
 const (

@@ -19,6 +19,7 @@ import (
 	"github.com/opticworks/devicecloud/hooks"
 	"github.com/opticworks/devicecloud/httpapi"
 	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
 )
@@ -43,6 +44,7 @@ type App struct {
 	broker   *broker.Broker
 	registry *registry.Registry
 	accounts *account.Service
+	rollouts *rollout.Service
 	handler  http.Handler
 	tls      *tls.Config
 
@@ -121,9 +123,12 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	if err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
+	a.rollouts = rollout.New(a.db.Rollouts(), a.registry, courier, rollout.Options{
+		NodeID: c.NodeID, Root: root, NextID: regOptions.NextID, Logger: log,
+	})
 	err = a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
 		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(),
-		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
+		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(), Updates: a.rollouts,
 	})...)
 	if err == nil {
 		err = a.metrics.Register(newRegistryCollector(a.registry.Counters()))
@@ -132,7 +137,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 		return nil, errors.Join(err, a.Close())
 	}
 	a.handler = httpapi.New(
-		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
+		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, Rollouts: a.rollouts, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
 			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
@@ -197,6 +202,7 @@ func (a *App) Run(ctx context.Context) error {
 		}
 	})
 	background.Go(func() { a.accounts.Run(work) })
+	background.Go(func() { a.rollouts.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
 		background.Go(func() {
