@@ -24,6 +24,7 @@ import (
 	"github.com/opticworks/devicecloud/account"
 	"github.com/opticworks/devicecloud/httpapi"
 	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
 	"github.com/prometheus/client_golang/prometheus"
@@ -36,6 +37,7 @@ type courier struct {
 	disconnected []string
 }
 
+func (*courier) Takes(string, topic.Kind) bool            { return false }
 func (*courier) Deliver(string, topic.Kind, []byte) error { return registry.ErrOffline }
 func (*courier) Announce(string, topic.Kind, []byte)      {}
 func (*courier) Watched() bool                            { return false }
@@ -103,6 +105,7 @@ type world struct {
 	db       *sqlstore.DB
 	reg      *registry.Registry
 	accounts *account.Service
+	rollouts *rollout.Service
 	courier  *courier
 	mails    mailer
 	clock    *clock
@@ -147,7 +150,8 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	if err != nil {
 		t.Fatal(err)
 	}
-	deps := httpapi.Deps{Registry: w.reg, Accounts: w.accounts}
+	w.rollouts = rollout.New(w.db.Rollouts(), w.reg, w.courier, rollout.Options{Now: w.clock.Now, NextID: nextID, Logger: log})
+	deps := httpapi.Deps{Registry: w.reg, Accounts: w.accounts, Rollouts: w.rollouts}
 	opts := httpapi.Options{Logger: log, Registerer: w.metrics, Now: w.clock.Now}
 	if change != nil {
 		change(&deps, &opts)
