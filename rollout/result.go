@@ -78,7 +78,11 @@ func (s *Service) auditResult(ctx context.Context, tx Tx, event string, u Update
 // transaction of the result, so that no device is told on the strength of an older sum.
 func (s *Service) count(ctx context.Context, tx Tx, m *moves, u Update, succeeded bool, now time.Time) error {
 	r, err := tx.CountResult(ctx, u.Rollout.No, succeeded, now)
-	if err != nil || !r.tooManyFailed() || r.Status != Running && r.Status != Paused {
+	if err != nil || r.Status != Running && r.Status != Paused || !r.tooManyFailed(0) {
+		return err
+	}
+	live, err := tx.CountLive(ctx, r.No)
+	if err != nil || !r.tooManyFailed(live) {
 		return err
 	}
 	from := r.Status
@@ -94,12 +98,14 @@ func (s *Service) count(ctx context.Context, tx Tx, m *moves, u Update, succeede
 	})
 }
 
-// tooManyFailed is the failure threshold: so many results, and so many of a hundred of
-// them failures.
-func (r Rollout) tooManyFailed() bool {
+// tooManyFailed is the failure threshold: so many results, and so many of a hundred
+// failures among them and the updates under way. Those count, because bad news is
+// sooner: a failure is said in the middle of the download, and a success only after the
+// restart, so that the first results of a good release are its failures.
+func (r Rollout) tooManyFailed(live int) bool {
 	failed := r.Failed - r.BaseFailed
 	results := failed + r.Succeeded - r.BaseSucceeded
-	return r.HaltPercent > 0 && results >= r.HaltAfter && failed*100 >= r.HaltPercent*results
+	return r.HaltPercent > 0 && results >= r.HaltAfter && failed*100 >= r.HaltPercent*(results+live)
 }
 
 // logHalts says in the log what was halted.

@@ -501,6 +501,27 @@ func TestTheFailureThresholdHaltsInTheTransactionOfTheResult(t *testing.T) {
 	})
 }
 
+func TestTheFirstResultsOfAGoodReleaseAreItsFailures(t *testing.T) {
+	eachEngine(t, func(t *testing.T, n *node) {
+		all := n.fleet(40)
+		ro := n.begin(n.release("1.3.0"))
+		all[7].say("failed", 50, "x") // long before anybody can have succeeded
+		for _, d := range all[10:] {
+			d.say("success", 100, "")
+		}
+		for _, d := range all[10:] {
+			d.down()
+		}
+		n.clock.add(2 * time.Second)
+		for _, d := range all[10:] {
+			d.version, d.booted = "1.3.0", n.clock.now()
+			d.up()
+			n.step()
+		}
+		n.wantStatus(ro, rollout.Running) // one of forty, though it was one of the first twenty results
+	})
+}
+
 func TestPauseCancelAndResume(t *testing.T) {
 	eachEngine(t, func(t *testing.T, n *node) {
 		all := n.fleet(4)
