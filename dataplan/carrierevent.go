@@ -288,7 +288,10 @@ func (w *noticeWork) tell(sim SIM, alert, left string) error {
 	w.told = append(w.told, &registry.Change{Kind: registry.ChangeSIM, DeviceID: sim.DeviceID, At: now, SIM: &registry.SIMAlert{
 		Alert: alert, Left: left, ICCID: sim.ICCID.Masked(), Status: string(sim.Status),
 	}})
-	return nil
+	return registry.Emit(w.ctx, w.tx, registry.OutboxEvent{
+		ID: w.opts.NextID(), Type: registry.EventSIMAlert, DeviceID: sim.DeviceID, At: now,
+		Data: map[string]any{"alert": alert, "left": left, "iccid": sim.ICCID.Masked(), "status": sim.Status},
+	})
 }
 
 // ordered: the carrier took orders. It names them by our name or its own.
