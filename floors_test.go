@@ -23,9 +23,11 @@ var floors = map[string]int{
 	"sqlstore":              3,
 	"hooks":                 3,
 	"partner/idp":           3, // one outside party each, never one another
+	"partner/eiotclub":      3,
 	"partner/mail":          3,
 	"partner/stripepay":     3,
 	"standin":               3,
+	"standin/carrier":       3,
 	"standin/stripe":        3,
 	"httpapi":               4,
 	"cmd/devicecloud/app":   5,

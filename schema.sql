@@ -416,6 +416,60 @@ CREATE TABLE device_configs (
     updated_at BIGINT NOT NULL
 );
 
+-- Who outside is told of events, and where. At most two secrets sign at a time.
+CREATE TABLE webhook_endpoints (
+    endpoint_no      INTEGER PRIMARY KEY,
+    endpoint_id      TEXT NOT NULL UNIQUE,
+    url              TEXT NOT NULL,
+    description      TEXT NOT NULL DEFAULT '',
+    secret           BYTEA NOT NULL,  -- 32 random bytes, sealed when a key is configured
+    old_secret       BYTEA,           -- signs too, until old_secret_until
+    old_secret_until BIGINT,
+    disabled_at      BIGINT,          -- nothing is kept for it or sent to it
+    disabled_reason  TEXT CHECK (disabled_reason IN ('by_request', 'gone', 'failing')),
+    failing_since    BIGINT,          -- of the first failure after the last success
+    not_before       BIGINT,          -- it asked not to be called until then
+    created_by       TEXT NOT NULL,   -- the actor
+    created_at       BIGINT NOT NULL,
+    updated_at       BIGINT NOT NULL,
+    CHECK ((old_secret IS NULL) = (old_secret_until IS NULL)),
+    CHECK ((disabled_at IS NULL) = (disabled_reason IS NULL))
+);
+
+-- Which events an endpoint is told of.
+CREATE TABLE webhook_subscriptions (
+    event_type  TEXT NOT NULL,
+    endpoint_no INTEGER NOT NULL REFERENCES webhook_endpoints (endpoint_no) ON DELETE CASCADE,
+    PRIMARY KEY (event_type, endpoint_no)
+);
+
+-- The outbox: one row for each event and each endpoint that was subscribed when it
+-- happened, written in the transaction of the change. A row that waits is due at
+-- due_at; while it is being sent that is the end of the lease, and attempt its fence.
+CREATE TABLE webhook_deliveries (
+    endpoint_no   INTEGER NOT NULL REFERENCES webhook_endpoints (endpoint_no) ON DELETE CASCADE,
+    event_id      BIGINT NOT NULL,
+    type          TEXT NOT NULL,
+    device_id     TEXT,                        -- what is about one device arrives in order
+    body          TEXT NOT NULL,               -- JSON, as it is signed and sent
+    status        TEXT NOT NULL CHECK (status IN ('waiting', 'delivered', 'failed')),
+    attempt       INTEGER NOT NULL DEFAULT 0,  -- how often it was sent, or begun to be
+    first_attempt INTEGER NOT NULL DEFAULT 0,  -- attempts before the last replay
+    due_at        BIGINT NOT NULL,
+    created_at    BIGINT NOT NULL,             -- when it happened
+    tried_at      BIGINT,                      -- when the last attempt ended
+    finished_at   BIGINT,
+    answer        INTEGER,                     -- HTTP status of the last attempt
+    error         TEXT,                        -- why the last attempt failed
+    PRIMARY KEY (endpoint_no, event_id),
+    CHECK ((finished_at IS NULL) = (status = 'waiting'))
+);
+CREATE INDEX idx_webhook_deliveries_due ON webhook_deliveries (endpoint_no, due_at) WHERE status = 'waiting';
+CREATE INDEX idx_webhook_deliveries_order ON webhook_deliveries (endpoint_no, device_id, event_id) WHERE status = 'waiting';
+CREATE INDEX idx_webhook_deliveries_status ON webhook_deliveries (endpoint_no, status, event_id);
+CREATE INDEX idx_webhook_deliveries_finished ON webhook_deliveries (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX idx_webhook_deliveries_created ON webhook_deliveries (created_at);
+
 -- Data plans: what is sold for the SIM card of a device. terms is the plan as JSON.
 CREATE TABLE data_plans (
     plan_id    TEXT PRIMARY KEY,
@@ -516,3 +570,68 @@ CREATE TABLE stripe_events (
     outcome     TEXT NOT NULL
 );
 CREATE INDEX idx_stripe_events_received ON stripe_events (received_at);
+
+-- SIM cards. The numbers are a person's data: they leave in full for the scope admin:sim
+-- alone. [contracts E]
+CREATE TABLE sim_cards (
+    sim_id       BIGINT PRIMARY KEY,
+    iccid        TEXT NOT NULL UNIQUE,
+    eid          TEXT,
+    imsi         TEXT,
+    msisdn       TEXT,
+    device_no    INTEGER UNIQUE REFERENCES devices (device_no) ON DELETE SET NULL,
+    status       TEXT NOT NULL CHECK (status IN ('inactive', 'active', 'suspended', 'exhausted', 'expired', 'retired')),
+    status_at    BIGINT NOT NULL,  -- when the carrier said so: what it said before changes nothing
+    used_mb      BIGINT,           -- of the running package; null: not known
+    total_mb     BIGINT,           -- of the running package; null: not known, or no limit
+    usage_at     BIGINT,
+    plan         TEXT,             -- name of the plan whose package runs, or ran last
+    plan_ends_at BIGINT,
+    alert_type   INTEGER,          -- the last alert of the carrier since the package began
+    alert_value  TEXT,
+    alert_at     BIGINT,
+    refreshed_at BIGINT,           -- when the carrier was asked last
+    created_at   BIGINT NOT NULL,
+    updated_at   BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX idx_sims_eid ON sim_cards (eid) WHERE eid IS NOT NULL;
+CREATE UNIQUE INDEX idx_sims_imsi ON sim_cards (imsi) WHERE imsi IS NOT NULL;
+CREATE INDEX idx_sims_refreshed ON sim_cards (refreshed_at) WHERE device_no IS NOT NULL;
+
+-- Orders at the carrier, one for each purchase. A request that may have arrived has
+-- sent_at: before another one the carrier is asked what it has. [contracts E.4]
+CREATE TABLE carrier_orders (
+    purchase_id TEXT PRIMARY KEY REFERENCES data_plan_purchases (purchase_id),
+    iccid       TEXT NOT NULL,
+    attempts    INTEGER NOT NULL DEFAULT 0,  -- requests that were sent, or may have been
+    sent_at     BIGINT,                      -- of the last of them
+    due_at      BIGINT NOT NULL,             -- when it is looked at next
+    lease_until BIGINT NOT NULL,             -- somebody works on it until then
+    taken_at    BIGINT,                      -- the carrier has the order
+    refunded_at BIGINT,                      -- the carrier gave the money back
+    problem     TEXT                         -- what went wrong last
+);
+
+-- The carrier's notifications that were taken, so that a duplicate has no effect.
+-- [contracts E.3]
+CREATE TABLE carrier_events (
+    provider       TEXT NOT NULL,
+    event_id       TEXT NOT NULL,
+    event          TEXT NOT NULL,
+    iccid          TEXT,
+    payload_sha256 BYTEA NOT NULL,    -- without what a repetition signs anew
+    outcome        TEXT NOT NULL CHECK (outcome IN ('handled', 'repeated', 'stale', 'refused', 'ignored', 'unmatched')),
+    notice         TEXT,              -- of one that nothing matched yet, JSON
+    received_at    BIGINT NOT NULL,
+    processed_at   BIGINT NOT NULL,
+    PRIMARY KEY (provider, event_id)
+);
+CREATE INDEX idx_carrier_events_unmatched ON carrier_events (received_at) WHERE outcome = 'unmatched';
+CREATE INDEX idx_carrier_events_received ON carrier_events (received_at);
+
+-- What notifications have done: another one that would do the same does nothing.
+CREATE TABLE carrier_effects (
+    effect   TEXT PRIMARY KEY,  -- refund:ORDER, effective:ICCID:ORDER
+    event_id TEXT NOT NULL,
+    taken_at BIGINT NOT NULL
+);

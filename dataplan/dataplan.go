@@ -14,6 +14,7 @@ import (
 	"context"
 	"encoding/hex"
 	"log/slog"
+	"net/netip"
 	"sync/atomic"
 	"time"
 
@@ -27,6 +28,8 @@ import (
 type Devices interface {
 	// Access is the one gate; see [registry.Registry.Access].
 	Access(ctx context.Context, a registry.Actor, deviceID string, c registry.Capability) (registry.OwnedDevice, error)
+	// Tell lets live listeners hear of a change, after its commit.
+	Tell(c *registry.Change)
 }
 
 // Store is what the domain needs of a database.
@@ -42,6 +45,8 @@ type Tx interface {
 	registry.Tx
 	PlanTx
 	PurchaseTx
+	SIMTx
+	FulfilmentTx
 }
 
 // Options configures a Service. The zero value of each field is usable.
@@ -53,6 +58,12 @@ type Options struct {
 	NextID   func() int64     // ids of audit rows: the registry's source; default a source of its own
 	NewID    func() string    // purchase ids: 32 hex; default UUIDs of version 7
 	Logger   *slog.Logger     // default slog.Default()
+
+	Carrier         Carrier        // of the SIMs; nil: paid purchases wait
+	Notices         NoticeReader   // of the carrier's notifications; nil: ErrWebhookNotConfigured
+	NoticeWindow    time.Duration  // how far from now a notification may be signed; default 24 hours
+	NoticeAddresses []netip.Prefix // from where they are taken; none: from anywhere
+	Fulfilment      FulfilmentTimes
 }
 
 func (o *Options) defaults() {
@@ -68,6 +79,10 @@ func (o *Options) defaults() {
 	if o.Logger == nil {
 		o.Logger = slog.Default()
 	}
+	if o.NoticeWindow <= 0 {
+		o.NoticeWindow = 24 * time.Hour
+	}
+	o.Fulfilment.defaults()
 }
 
 // Service is the domain of data plans. It is safe for concurrent use.
@@ -77,6 +92,7 @@ type Service struct {
 	opts     Options
 	log      *slog.Logger
 	counters Counters
+	due      chan struct{} // capacity 1: a purchase may have become due at the carrier
 }
 
 // Counters are what the domain counts; they only grow.
@@ -87,12 +103,19 @@ type Counters struct {
 	Unconfigured  atomic.Int64 // reports that came while no secret was set
 	Held          atomic.Int64 // purchases put on hold
 	Refused       atomic.Int64 // transitions that the table does not have
+
+	CarrierOrders    atomic.Int64 // requests that ordered, or may have
+	CarrierRepaired  atomic.Int64 // orders whose answer was lost and that were found
+	CarrierFailed    atomic.Int64 // purchases that the carrier refused
+	Notices          atomic.Int64 // of the carrier, that were taken
+	NoticeDuplicates atomic.Int64 // of them that came again
+	NoticeRefused    atomic.Int64 // for their signature, time, form or address
 }
 
 // New makes a Service.
 func New(store Store, devices Devices, opts Options) *Service {
 	opts.defaults()
-	return &Service{store: store, devices: devices, opts: opts, log: opts.Logger}
+	return &Service{store: store, devices: devices, opts: opts, log: opts.Logger, due: make(chan struct{}, 1)}
 }
 
 // Counters are the domain's counters, for metrics.

@@ -33,12 +33,13 @@ type Facts struct {
 	Disputes    int       // that are open or lost
 	Unpaid      int       // invoices that were not paid
 	PaidUntil   time.Time // of a subscription: the end of the last period that is paid
+	Withdrawn   bool      // the carrier gave the money for its package back, and ended it
 }
 
 // status is the one place where a purchase's stage and facts become what people see.
 func (p *Purchase) status(f Facts) Status {
 	switch {
-	case f.Payments > 0 && f.Complete == f.Payments:
+	case f.Payments > 0 && f.Complete == f.Payments, f.Withdrawn:
 		return Refunded
 	case f.Disputes > 0:
 		return Disputed

@@ -37,6 +37,7 @@ type Tx interface {
 	EntitlementTx
 	OrderTx
 	AuditTx
+	OutboxTx
 	CommandTx
 	ConfigTx
 	People

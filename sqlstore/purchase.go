@@ -126,6 +126,10 @@ func (t *tx) Facts(ctx context.Context, purchaseID string) (f dataplan.Facts, er
 	}
 	err = t.row(ctx, `SELECT COALESCE(SUM(CASE WHEN paid THEN 0 ELSE 1 END), 0), MAX(CASE WHEN paid THEN ends_at END)
 		FROM data_plan_periods WHERE purchase_id = $1`, []any{purchaseID}, &f.Unpaid, at(&f.PaidUntil))
+	if err != nil {
+		return f, err
+	}
+	f.Withdrawn, err = t.found(ctx, `SELECT 1 FROM carrier_orders WHERE purchase_id = $1 AND refunded_at IS NOT NULL`, []any{purchaseID}, new(int))
 	return f, err
 }
 
