@@ -75,7 +75,7 @@ func (s *Service) Checkout(ctx context.Context, a registry.Actor, o Order) (p Pu
 	}
 	now := s.now()
 	err = s.store.InTx(ctx, func(tx Tx) error {
-		p, created, err = s.order(ctx, tx, a, o, now)
+		p, created, err = s.place(ctx, tx, a, o, now)
 		return err
 	})
 	if err != nil {
@@ -101,8 +101,8 @@ func (s *Service) pages() Pages {
 	return Pages{Success: s.opts.Pages + "/checkout/success?session_id={CHECKOUT_SESSION_ID}", Cancel: s.opts.Pages + "/checkout/cancel"}
 }
 
-// order writes the row of a purchase, or finds the one that is meant.
-func (s *Service) order(ctx context.Context, tx Tx, a registry.Actor, o Order, now time.Time) (p Purchase, created bool, err error) {
+// place writes the row of a purchase, or finds the one that is meant.
+func (s *Service) place(ctx context.Context, tx Tx, a registry.Actor, o Order, now time.Time) (p Purchase, created bool, err error) {
 	if p, again, err := tx.PurchaseByKey(ctx, a.ID, o.Key); err != nil || again {
 		if err == nil && (p.DeviceID != o.DeviceID || p.Plan.ID != o.PlanID) {
 			err = ErrKeyReused

@@ -158,7 +158,7 @@ func (s *Service) Take(ctx context.Context, a registry.Actor, e Event) (Outcome,
 		case outcome == Ignored:
 			return nil
 		}
-		matched, err := s.apply(ctx, tx, a, e)
+		matched, err := s.merge(ctx, tx, a, e)
 		if err == nil && !matched {
 			result = Unmatched
 			if e.Type == MetadataType {
@@ -174,15 +174,16 @@ func (s *Service) Take(ctx context.Context, a registry.Actor, e Event) (Outcome,
 		s.counters.Duplicates.Add(1)
 	} else {
 		s.counters.Events.Add(1)
+		s.wake() // it may have been paid
 	}
 	s.log.InfoContext(ctx, "payment provider reported", "event_id", e.ID, "type", e.Name, "api_version", e.APIVersion, "outcome", result)
 	return result, nil
 }
 
-// apply merges what an event says into what is known, and moves the purchase that it is
+// merge adds what an event says into what is known, and moves the purchase that it is
 // about. Every part of it is a merge that neither order nor repetition changes. matched
 // is false when no purchase is known: then what it says is kept for when there is one.
-func (s *Service) apply(ctx context.Context, tx Tx, a registry.Actor, e Event) (matched bool, err error) {
+func (s *Service) merge(ctx context.Context, tx Tx, a registry.Actor, e Event) (matched bool, err error) {
 	p, found, err := s.subject(ctx, tx, e.Report)
 	if err != nil {
 		return false, err

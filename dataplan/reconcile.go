@@ -82,7 +82,7 @@ func (s *Service) settleCheckout(ctx context.Context, p Purchase) error {
 			// names the purchase.
 			return s.lapse(ctx, tx, registry.System(), &now)
 		}
-		_, err = s.apply(ctx, tx, registry.System(), Event{Report: report, Name: "reconciled", Created: s.now()})
+		_, err = s.merge(ctx, tx, registry.System(), Event{Report: report, Name: "reconciled", Created: s.now()})
 		return err
 	})
 }

@@ -73,5 +73,6 @@ func (s *Service) Resume(ctx context.Context, a registry.Actor, purchaseID strin
 	if err != nil {
 		return Purchase{}, err
 	}
+	s.wake()
 	return p, nil
 }

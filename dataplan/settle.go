@@ -108,7 +108,26 @@ func (s *Service) settle(ctx context.Context, tx Tx, a registry.Actor, p *Purcha
 			return err
 		}
 	}
+	if err := s.tell(ctx, tx, p, before, from); err != nil {
+		return err
+	}
 	return s.entitle(ctx, tx, p)
+}
+
+// tell lets the outside hear that a plan has begun, or that its money went back.
+func (s *Service) tell(ctx context.Context, tx Tx, p *Purchase, before, from Status) error {
+	typ := ""
+	switch {
+	case p.Stage == Active && from != Active:
+		typ = registry.EventPlanActivated
+	case p.Status == Refunded && before != Refunded:
+		typ = registry.EventPlanRefunded
+	default:
+		return nil
+	}
+	return registry.Emit(ctx, tx, registry.OutboxEvent{ID: s.opts.NextID(), Type: typ, DeviceID: p.DeviceID, At: p.UpdatedAt, Data: map[string]any{
+		"purchase_id": p.ID, "user_id": p.UserID, "plan_id": p.Plan.ID, "status": p.Status,
+	}})
 }
 
 // renewalGrace is how long a subscription's service goes on after a paid period: the
