@@ -37,6 +37,7 @@ type Tx interface {
 	EntitlementTx
 	OrderTx
 	AuditTx
+	OutboxTx
 	CommandTx
 	ConfigTx
 	People
@@ -226,7 +227,8 @@ type EntitlementTx interface {
 	// InsertEntitlement writes a row; changed is false for a second trial of the same
 	// capability.
 	InsertEntitlement(ctx context.Context, e Entitlement) (changed bool, err error)
-	// Entitlements lists a device's rows that have not ended at a time, oldest first.
+	// Entitlements lists a device's rows that have not ended at a time and do not rest,
+	// oldest first.
 	Entitlements(ctx context.Context, deviceNo int64, at time.Time) ([]Entitlement, error)
 	// Entitled reports whether a row for a capability holds at a time.
 	Entitled(ctx context.Context, deviceNo int64, c Capability, at time.Time) (bool, error)

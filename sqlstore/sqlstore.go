@@ -1,5 +1,5 @@
 // Package sqlstore keeps the truth of every domain in SQLite or PostgreSQL: one
-// implementation over database/sql of registry.Store and account.Store, one SQL
+// implementation over database/sql of registry.Store, account.Store and dataplan.Store, one SQL
 // text for both engines, and the migrations that build schema.sql.
 //
 // A noun has the same file here as in the domain. The rest is machinery:
@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/registry"
 )
 
@@ -120,6 +121,9 @@ func (db *DB) Registry() registry.Store { return registryStore{db} }
 // Accounts is the database as the domain of people sees it.
 func (db *DB) Accounts() account.Store { return accountStore{db} }
 
+// DataPlans is the database as the domain of data plans sees it.
+func (db *DB) DataPlans() dataplan.Store { return dataplanStore{db} }
+
 type registryStore struct{ db *DB }
 
 func (s registryStore) View(ctx context.Context, f func(registry.Tx) error) error {
@@ -141,6 +145,16 @@ func (s accountStore) View(ctx context.Context, f func(account.Tx) error) error 
 }
 
 func (s accountStore) InTx(ctx context.Context, f func(account.Tx) error) error {
+	return s.db.inTx(ctx, func(t *tx) error { return f(t) })
+}
+
+type dataplanStore struct{ db *DB }
+
+func (s dataplanStore) View(ctx context.Context, f func(dataplan.Tx) error) error {
+	return s.db.view(ctx, func(t *tx) error { return f(t) })
+}
+
+func (s dataplanStore) InTx(ctx context.Context, f func(dataplan.Tx) error) error {
 	return s.db.inTx(ctx, func(t *tx) error { return f(t) })
 }
 
