@@ -38,7 +38,9 @@ CREATE TABLE devices (
     first_seen        BIGINT,
     provisioned_at    BIGINT,
     created_at        BIGINT NOT NULL,
-    updated_at        BIGINT NOT NULL
+    updated_at        BIGINT NOT NULL,
+    reset_hash        BYTEA,                           -- of the last report of a factory reset: the same one counts once
+    max_packet_size   INTEGER                          -- the largest packet that the firmware takes, as it said; null: 1024
 );
 CREATE INDEX idx_devices_version ON devices (firmware_version);
 
@@ -161,11 +163,13 @@ CREATE TABLE invitations (
     invited_by    TEXT NOT NULL,  -- id of a person or of staff
     created_at    BIGINT NOT NULL,
     expires_at    BIGINT NOT NULL,
+    mail_at       BIGINT,         -- when its mail is to be sent, or sent again; null: it was, or none is
     UNIQUE (device_no, kind, email)
 );
 CREATE UNIQUE INDEX idx_invitations_transfer ON invitations (device_no) WHERE kind = 'transfer';
 CREATE INDEX idx_invitations_email ON invitations (email, invitation_id);
 CREATE INDEX idx_invitations_expiry ON invitations (expires_at);
+CREATE INDEX idx_invitations_mail ON invitations (mail_at) WHERE mail_at IS NOT NULL;
 
 -- Claims that wait for their device, by SHA-256 of the pairing code or the challenge.
 -- Rows are deleted an hour after they have expired.
@@ -399,10 +403,10 @@ CREATE INDEX idx_commands_due ON device_commands (due_at) WHERE finished_at IS N
 CREATE INDEX idx_commands_finished ON device_commands (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX idx_commands_issuer ON device_commands (issuer);
 
--- Rates of commands, of all nodes together: for each bucket the time at which it will
--- be full again. A row in the past says nothing.
+-- Rates of commands and of mails about invitations, of all nodes together: for each
+-- bucket the time at which it will be full again. A row in the past says nothing.
 CREATE TABLE command_rates (
-    bucket  TEXT PRIMARY KEY,  -- user:..., device:..., type:...
+    bucket  TEXT PRIMARY KEY,  -- user:..., device:..., type:..., mail:<SHA-256 of the address or of who invites>
     full_at BIGINT NOT NULL
 );
 CREATE INDEX idx_command_rates_full ON command_rates (full_at);

@@ -187,6 +187,11 @@ type InvitationTx interface {
 	InvitationsTo(ctx context.Context, email string, at time.Time, before int64, limit int) ([]Invitation, error)
 	// InvitationsOf lists a device's invitations that are open at a time, oldest first.
 	InvitationsOf(ctx context.Context, deviceNo int64, at time.Time) ([]Invitation, error)
+	// InvitationsToMail lists open invitations whose mail is due, the longest due first.
+	InvitationsToMail(ctx context.Context, now time.Time, limit int) ([]Invitation, error)
+	// SetInvitationMail changes when an invitation's mail is to be sent (zero: never),
+	// only while it is the given time; changed says whether it was.
+	SetInvitationMail(ctx context.Context, id int64, from, to time.Time) (changed bool, err error)
 	// DeleteInvitation removes an invitation; changed says whether it was there.
 	DeleteInvitation(ctx context.Context, id int64) (changed bool, err error)
 	// DeleteInvitations removes every invitation of a device.
