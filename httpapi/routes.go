@@ -88,6 +88,10 @@ func (a *api) routes() []route {
 		{get, "/api/devices/{id}/commands/{command_id}", person, a.getCommand},
 		{remove, "/api/devices/{id}/commands/{command_id}", person, a.cancelCommand},
 
+		// Of who signs what they send.
+		{post, "/api/internal/aws/iot-event", anybody, a.ingestEvents},
+		{post, "/api/ingest/iot-events", anybody, a.ingestEvents},
+
 		{post, "/admin/enroll", factory, a.enroll},
 		{post, "/admin/devices/import", factory, a.importDevices},
 		{post, "/admin/orders", factory, a.createOrder},

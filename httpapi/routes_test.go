@@ -141,6 +141,8 @@ var access = map[string]refusal{
 	"POST /admin/devices/{id}/credentials":           {body: `{"kind":"secret","secret_hash":"` + strings.Repeat("cd", 32) + `"}`, want: "401 403 403 403 403 403 201"},
 	"GET /admin/audit":                               {want: "401 403 403 403 403 403 200"},
 	"GET /admin/stats":                               {want: "401 403 403 403 403 403 200"},
+	"POST /api/internal/aws/iot-event":               {want: "401 401 401 401 401 401 401"}, // a signature, and no token, is what lets in
+	"POST /api/ingest/iot-events":                    {want: "401 401 401 401 401 401 401"},
 	"GET /api/devices/{id}/config":                   {want: "401 404 200 200 200 200 200"},
 	"PUT /api/devices/{id}/config":                   {body: `{"version":0,"zones":[]}`, want: "401 404 403 200 409 403 409"},
 	"POST /api/devices/{id}/diagnostics":             {body: `{"include":["heap"],"wait":0}`, want: "401 404 403 409 409 403 409"},

@@ -21,6 +21,7 @@ const (
 	ChangeSelfEnrolled ChangeKind = "device.self_enrolled" // heard by staff alone
 	ChangeCommand      ChangeKind = "command.updated"
 	ChangeConfig       ChangeKind = "config.updated"
+	ChangeEvent        ChangeKind = "device.event" // one that the outside has sent
 )
 
 // Change is one committed change of a device. It is shared between listeners and
@@ -39,6 +40,7 @@ type Change struct {
 	Share      *Ownership   // device.shared: UserID, Role and times
 	Command    *Command     // command.updated
 	Config     *ConfigState // config.updated
+	Event      *Event       // device.event
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
 	private bool     // nobody but users hears it
@@ -224,6 +226,14 @@ func (f *feed) rest() {
 	if len(f.listeners) == 0 {
 		f.active.Store(false)
 		f.ring = nil
+	}
+}
+
+// Tell lets live listeners hear of a change that another domain has committed. Nobody
+// waits for it.
+func (r *Registry) Tell(c *Change) {
+	if r.feed.active.Load() {
+		r.feed.publish([]*Change{c})
 	}
 }
 

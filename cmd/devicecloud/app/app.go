@@ -18,6 +18,7 @@ import (
 	"github.com/opticworks/devicecloud/broker"
 	"github.com/opticworks/devicecloud/hooks"
 	"github.com/opticworks/devicecloud/httpapi"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
@@ -43,6 +44,7 @@ type App struct {
 	broker   *broker.Broker
 	registry *registry.Registry
 	accounts *account.Service
+	ingestor *media.Ingestor
 	handler  http.Handler
 	tls      *tls.Config
 
@@ -131,8 +133,14 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	if err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
+	if a.ingestor, err = c.newIngestor(a.db, a.registry, regOptions, log); err == nil {
+		err = a.metrics.Register(newIngestCollector(a.ingestor.Counters()))
+	}
+	if err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
 	a.handler = httpapi.New(
-		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
+		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, Ingestor: a.ingestor, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
 			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
@@ -197,6 +205,7 @@ func (a *App) Run(ctx context.Context) error {
 		}
 	})
 	background.Go(func() { a.accounts.Run(work) })
+	background.Go(func() { a.ingestor.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
 		background.Go(func() {

@@ -28,6 +28,7 @@ func (c *Config) Prepare() error {
 		c.checkNumbers(),
 		c.checkIdentity(),
 		errorOf(c.trustedProxies()),
+		errorOf(c.ingestKeys()),
 		errorOf(c.staffProvider(slog.New(slog.DiscardHandler))),
 	)
 }
@@ -152,6 +153,7 @@ func (c *Config) checkStrength() error {
 		{"SMTP_URL", c.SMTPURL, weakURL},
 		{"WECHAT_SECRET", c.WeChatSecret, weakShared},
 		{"ADMIN_OIDC_CLIENT_SECRET", c.AdminOIDCClientSecret, weakShared},
+		{"INGEST_KEYS", c.IngestKeys, weakIngestKeys},
 	} {
 		if s.secret == "" {
 			continue
