@@ -24,6 +24,8 @@ var floors = map[string]int{
 	"hooks":                 3,
 	"partner/idp":           3, // one outside party each, never one another
 	"partner/mail":          3,
+	"partner/kvs":           3,
+	"standin/aws":           3, // in an outside party's place, for demonstrations and tests
 	"httpapi":               4,
 	"cmd/devicecloud/app":   5,
 	"cmd/devicecloud":       6, // main, above the program that it starts

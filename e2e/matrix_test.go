@@ -113,6 +113,7 @@ var matrix = []rule{
 	{route: "POST /admin/devices/claim", want: "                        401    role   role   role   role   ok     ok     role   role", as: nobodysDevice},
 	{route: "GET /admin/devices/{id}", want: "                           401    role   role   role   role   ok     ok     role   role"},
 	{route: "DELETE /admin/devices/{id}", want: "                        401    role   role   role   role   role   ok     role   role"},
+	{route: "PATCH /admin/devices/{id}", want: "                         401    role   role   role   role   role   ok     role   role", body: `{"video":{"thing_name":"$NEW"}}`},
 	{route: "GET /admin/devices/{id}/audit", want: "                     401    role   role   role   role   ok     ok     role   role", absent: "ok"}, // a trail outlives its device
 	{route: "GET /admin/devices/{id}/connections", want: "               401    role   role   role   role   ok     ok     role   role"},
 	{route: "POST /admin/devices/{id}/disable", want: "                  401    role   role   role   role   ok     ok     role   role"},

@@ -150,7 +150,7 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	if err != nil {
 		t.Fatal(err)
 	}
-	deps := httpapi.Deps{Registry: w.reg, Accounts: w.accounts, Ingestor: media.NewIngestor(w.db.Ingest(), media.IngestOptions{
+	deps := httpapi.Deps{Registry: w.reg, Accounts: w.accounts, Media: media.New(w.db.Media(), w.reg, media.Options{Now: w.clock.Now, NextID: nextID, Logger: log}), Ingestor: media.NewIngestor(w.db.Ingest(), media.IngestOptions{
 		Keys: []media.IngestKey{ingestKey}, Now: w.clock.Now, NextID: nextID, Logger: log, Tell: w.reg.Tell,
 		Limit: func(string) time.Duration { return w.ingestWait },
 	})}

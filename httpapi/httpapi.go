@@ -19,6 +19,7 @@ import (
 type Deps struct {
 	Registry  *registry.Registry
 	Accounts  *account.Service
+	Media     *media.Service
 	Ingestor  *media.Ingestor
 	WebSocket http.Handler // MQTT over WebSocket, at /mqtt; nil: 404
 	Ready     func() error // an error while the program starts or drains; nil: always ready

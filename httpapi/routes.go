@@ -101,6 +101,7 @@ func (a *api) routes() []route {
 		{post, "/admin/devices/claim", staff, a.supportClaim},
 		{get, "/admin/devices/{id}", staff, a.adminGetDevice},
 		{remove, "/admin/devices/{id}", admin, a.deleteDevice},
+		{patch, "/admin/devices/{id}", admin, a.changeDevice},
 		{get, "/admin/devices/{id}/audit", staff, a.deviceAudit},
 		{get, "/admin/devices/{id}/connections", staff, a.adminListConnections},
 		{post, "/admin/devices/{id}/disable", staff, a.disableDevice},

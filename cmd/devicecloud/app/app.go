@@ -44,6 +44,7 @@ type App struct {
 	broker   *broker.Broker
 	registry *registry.Registry
 	accounts *account.Service
+	media    *media.Service
 	ingestor *media.Ingestor
 	handler  http.Handler
 	tls      *tls.Config
@@ -123,6 +124,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	if err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
+	a.media = media.New(a.db.Media(), a.registry, media.Options{NextID: regOptions.NextID, Logger: log})
 	err = a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
 		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(),
 		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
@@ -140,7 +142,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 		return nil, errors.Join(err, a.Close())
 	}
 	a.handler = httpapi.New(
-		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, Ingestor: a.ingestor, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
+		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, Media: a.media, Ingestor: a.ingestor, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
 			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
