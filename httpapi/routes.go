@@ -102,6 +102,9 @@ func (a *api) routes() []route {
 		{get, "/admin/purchases/{purchase_id}", admin, a.adminGetPurchase},
 		{post, "/admin/purchases/{purchase_id}/refund", admin, a.refundPurchase},
 		{post, "/admin/purchases/{purchase_id}/resume", admin, a.resumePurchase},
+		// Of who signs what they send.
+		{post, "/api/internal/aws/iot-event", anybody, a.ingestEvents},
+		{post, "/api/ingest/iot-events", anybody, a.ingestEvents},
 
 		{post, "/admin/enroll", factory, a.enroll},
 		{post, "/admin/devices/import", factory, a.importDevices},
@@ -112,6 +115,7 @@ func (a *api) routes() []route {
 		{post, "/admin/devices/claim", staff, a.supportClaim},
 		{get, "/admin/devices/{id}", staff, a.adminGetDevice},
 		{remove, "/admin/devices/{id}", admin, a.deleteDevice},
+		{patch, "/admin/devices/{id}", admin, a.changeDevice},
 		{get, "/admin/devices/{id}/audit", staff, a.deviceAudit},
 		{get, "/admin/devices/{id}/connections", staff, a.adminListConnections},
 		{post, "/admin/devices/{id}/disable", staff, a.disableDevice},

@@ -22,6 +22,7 @@ const (
 	ChangeCommand      ChangeKind = "command.updated"
 	ChangeConfig       ChangeKind = "config.updated"
 	ChangeSIM          ChangeKind = "sim.alert"
+	ChangeEvent        ChangeKind = "device.event" // one that the outside has sent
 )
 
 // Change is one committed change of a device. It is shared between listeners and
@@ -41,6 +42,7 @@ type Change struct {
 	Command    *Command     // command.updated
 	Config     *ConfigState // config.updated
 	SIM        *SIMAlert    // sim.alert
+	Event      *Event       // device.event
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
 	private bool     // nobody but users hears it

@@ -85,6 +85,8 @@ type Config struct {
 	StripeDataPlanWebhookSecretFile string `name:"stripe-data-plan-webhook-secret-file" help:"file that holds STRIPE_DATA_PLAN_WEBHOOK_SECRET"`
 	StripeBaseURL                   string `name:"stripe-base-url" default:"https://api.stripe.com" help:"where Stripe answers, for tests"`
 	DevStandins                     bool   `name:"dev-standins" help:"with --dev: stand-ins for the partners that are not configured; devicecloud demo has them"`
+	IngestKeys                      Secret `name:"ingest-keys" help:"k1:secret,k2:secret of who signs events that it sends; empty: none are taken"`
+	IngestKeysFile                  string `name:"ingest-keys-file" help:"file that holds INGEST_KEYS"`
 
 	LimitConnectsPerDevice  Rate `name:"limit-connects-per-device" default:"6/m:20" dev:"0" help:"MQTT connections of one device"`
 	LimitStatePerDevice     Rate `name:"limit-state-per-device" default:"1/s:10" dev:"0" help:"state messages of one device"`
@@ -100,6 +102,7 @@ type Config struct {
 	LimitChangesPerDevice   Rate `name:"limit-changes-per-device" default:"20/m:20" dev:"0" help:"changes of one device over HTTP"`
 	LimitCommandsPerUser    Rate `name:"limit-commands-per-user" default:"30/m" dev:"0" help:"commands of one person, member of staff or service account"`
 	LimitCommandsPerDevice  Rate `name:"limit-commands-per-device" default:"10/m:5" dev:"0" help:"commands to one device"`
+	LimitIngestPerKey       Rate `name:"limit-ingest-per-key" default:"100/s:500" dev:"0" help:"deliveries of events that are signed with one key"`
 	HTTPRatePerAddress      Rate `name:"http-rate-per-address" default:"50/s:200" dev:"0" help:"HTTP requests from one address"`
 	HTTPRatePerUser         Rate `name:"http-rate-per-user" default:"20/s:100" dev:"0" help:"HTTP requests of one person, member of staff or service account"`
 	MQTTAcceptRate          Rate `name:"mqtt-accept-rate" default:"2000/s:200" dev:"0" help:"MQTT connections accepted in all"`
