@@ -62,6 +62,10 @@ var matrix = []rule{
 	{route: "GET /admin/auth/oidc/callback", want: "                     501    501    501    501    501    501    501    501    501"},
 	{route: "POST /oauth/token", want: "                                 ok     400    400    400    400    400    400    400    400", body: "form:grant_type=client_credentials&client_id=$CLIENT&client_secret=$SECRET"}, // two ways to prove oneself at once
 
+	// No token but a signature lets in, and here there is no key that could be signed with.
+	{route: "POST /api/internal/aws/iot-event", want: "                  500    500    500    500    500    500    500    500    500", body: `{}`},
+	{route: "POST /api/ingest/iot-events", want: "                       500    500    500    500    500    500    500    500    500", body: `{}`},
+
 	{route: "DELETE /api/auth/app-token", want: "                        401    ok     ok     ok     ok     ok     ok     role   role"},
 	{route: "POST /api/auth/logout", want: "                             401    ok     ok     ok     ok     ok     ok     role   role", body: `{"all":true}`},
 	{route: "POST /admin/auth/totp", want: "                             401    role   role   role   role   ok     ok     role   role"},
@@ -110,6 +114,7 @@ var matrix = []rule{
 	{route: "POST /admin/devices/claim", want: "                        401    role   role   role   role   ok     ok     role   role", as: nobodysDevice},
 	{route: "GET /admin/devices/{id}", want: "                           401    role   role   role   role   ok     ok     role   role"},
 	{route: "DELETE /admin/devices/{id}", want: "                        401    role   role   role   role   role   ok     role   role"},
+	{route: "PATCH /admin/devices/{id}", want: "                         401    role   role   role   role   role   ok     role   role", body: `{"video":{"thing_name":"$NEW"}}`},
 	{route: "GET /admin/devices/{id}/audit", want: "                     401    role   role   role   role   ok     ok     role   role", absent: "ok"}, // a trail outlives its device
 	{route: "GET /admin/devices/{id}/connections", want: "               401    role   role   role   role   ok     ok     role   role"},
 	{route: "POST /admin/devices/{id}/disable", want: "                  401    role   role   role   role   ok     ok     role   role"},

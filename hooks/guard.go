@@ -56,7 +56,7 @@ func All(courier *Courier, reg *registry.Registry, accounts Accounts, opts Optio
 		opts.MaxPacket = 128 << 10
 	}
 	courier.root, courier.log, courier.now = opts.Root, opts.Logger, opts.Now
-	courier.load = readableIDs(reg)
+	courier.load, courier.targetsCommand, courier.targets.root = readableIDs(reg), reg.TargetsCommand, opts.Root
 	g := &guard{
 		courier: courier, registry: reg, accounts: accounts, root: opts.Root, log: opts.Logger, now: opts.Now, deviceCAs: opts.DeviceCAs,
 		limits: opts.Limits, offlineThreshold: opts.OfflineThreshold, maxPacket: uint32(min(opts.MaxPacket, math.MaxInt32)),

@@ -58,6 +58,7 @@ type reader struct {
 	inherited inheritance
 	capped    bool // the client asked to be kept for longer than maxAway
 	serving   serving
+	looks     looks
 	// unfollow ends the watch over the sign-in that the session stands on; nil until it
 	// begins. expelled is set once that has ended: then the session is not kept.
 	unfollow func()
@@ -321,6 +322,7 @@ func (c *Courier) reload(p *person) error {
 			p.readable.Store(&ids)
 			p.reloading = false
 			p.mu.Unlock()
+			c.accessMoved(p)
 			return nil
 		}
 		p.mu.Unlock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 )
 
@@ -42,6 +43,7 @@ type adminDetailBody struct {
 	Shares       []shareBody       `json:"shares"`
 	Credentials  []credentialBody  `json:"credentials"`
 	Entitlements []entitlementBody `json:"entitlements"` // now or later
+	Video        videoBody         `json:"video"`
 }
 
 type ownerBody struct {
@@ -71,11 +73,12 @@ func newAdminListBody(d registry.AdminDevice) adminListBody {
 	return b
 }
 
-func newAdminDetailBody(d registry.AdminDetail) adminDetailBody {
+func newAdminDetailBody(d registry.AdminDetail, v media.Video) adminDetailBody {
 	b := adminDetailBody{
 		deviceBody: newDeviceBody(d.Device), stateBody: newStateBody(d.Device), reportsBody: newReportsBody(d.Reports), adminBody: newAdminBody(d.Device),
 		Epoch: d.Device.Presence.Epoch, FirstSeen: stamp(d.Device.FirstSeen), DisabledAt: stamp(d.Device.DisabledAt),
 		Shares: []shareBody{}, Credentials: render(d.Credentials, newCredentialBody), Entitlements: render(d.Entitlements, newEntitlementBody),
+		Video: newVideoBody(v),
 	}
 	for _, o := range d.Ownerships {
 		ref := ownerRef{o.UserID, text(o.Email)}
@@ -157,7 +160,11 @@ func (a *api) adminGetDevice(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(newAdminDetailBody(d))
+	v, err := a.Media.Video(r.Context(), r.actor, id)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(newAdminDetailBody(d, v))
 }
 
 func (a *api) deleteDevice(r *request) (answer, error) {

@@ -23,6 +23,7 @@ import (
 	"github.com/opticworks/devicecloud"
 	"github.com/opticworks/devicecloud/account"
 	"github.com/opticworks/devicecloud/httpapi"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
@@ -110,6 +111,8 @@ type world struct {
 	metrics  *prometheus.Registry
 	contract routers.Router
 	tokens   map[string]string
+
+	ingestWait time.Duration // of who delivers events
 }
 
 func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world {
@@ -147,7 +150,10 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	if err != nil {
 		t.Fatal(err)
 	}
-	deps := httpapi.Deps{Registry: w.reg, Accounts: w.accounts}
+	deps := httpapi.Deps{Registry: w.reg, Accounts: w.accounts, Media: media.New(w.db.Media(), w.reg, media.Options{Now: w.clock.Now, NextID: nextID, Logger: log}), Ingestor: media.NewIngestor(w.db.Ingest(), media.IngestOptions{
+		Keys: []media.IngestKey{ingestKey}, Now: w.clock.Now, NextID: nextID, Logger: log, Tell: w.reg.Tell,
+		Limit: func(string) time.Duration { return w.ingestWait },
+	})}
 	opts := httpapi.Options{Logger: log, Registerer: w.metrics, Now: w.clock.Now}
 	if change != nil {
 		change(&deps, &opts)
