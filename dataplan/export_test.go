@@ -17,3 +17,6 @@ func Activate(ctx context.Context, s *Service, tx Tx, purchaseID string, at, unt
 	_, err = s.advance(ctx, tx, registry.System(), &p, Active, "test")
 	return err
 }
+
+// Stages is the table of the machine.
+var Stages = stages
