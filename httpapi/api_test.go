@@ -26,6 +26,7 @@ import (
 	"github.com/opticworks/devicecloud/httpapi"
 	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
 	"github.com/prometheus/client_golang/prometheus"
@@ -38,6 +39,7 @@ type courier struct {
 	disconnected []string
 }
 
+func (*courier) Takes(string, topic.Kind) bool            { return false }
 func (*courier) Deliver(string, topic.Kind, []byte) error { return registry.ErrOffline }
 func (*courier) Announce(string, topic.Kind, []byte)      {}
 func (*courier) Watched() bool                            { return false }
@@ -106,6 +108,7 @@ type world struct {
 	reg      *registry.Registry
 	accounts *account.Service
 	plans    *dataplan.Service
+	rollouts *rollout.Service
 	courier  *courier
 	mails    mailer
 	clock    *clock
@@ -153,9 +156,12 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 		t.Fatal(err)
 	}
 	w.plans = dataplan.New(w.db.DataPlans(), w.reg, dataplan.Options{Now: w.clock.Now, NextID: nextID, Logger: log, Pages: "https://cloud.example.com"})
+	w.rollouts = rollout.New(w.db.Rollouts(), w.reg, w.courier, rollout.Options{Now: w.clock.Now, NextID: nextID, Logger: log})
 	deps := httpapi.Deps{
-		Registry: w.reg, Accounts: w.accounts, DataPlans: w.plans,
-		Media: media.New(w.db.Media(), w.reg, media.Options{Now: w.clock.Now, NextID: nextID, Logger: log}),
+		Registry: w.reg, Accounts: w.accounts,
+		Rollouts:  w.rollouts,
+		DataPlans: w.plans,
+		Media:     media.New(w.db.Media(), w.reg, media.Options{Now: w.clock.Now, NextID: nextID, Logger: log}),
 		Ingestor: media.NewIngestor(w.db.Ingest(), media.IngestOptions{
 			Keys: []media.IngestKey{ingestKey}, Now: w.clock.Now, NextID: nextID, Logger: log, Tell: w.reg.Tell,
 			Limit: func(string) time.Duration { return w.ingestWait },

@@ -152,6 +152,19 @@ func (a *api) routes() []route {
 		{post, "/admin/service-accounts/{id}/keys", admin, a.createAPIKey},
 		{remove, "/admin/service-accounts/{id}/keys/{key_id}", admin, a.revokeAPIKey},
 
+		{get, "/admin/releases", admin, a.listReleases},
+		{post, "/admin/releases", admin, a.createRelease},
+		{get, "/admin/releases/{id}", admin, a.getRelease},
+		{remove, "/admin/releases/{id}", admin, a.withdrawRelease},
+		{get, "/admin/rollouts", admin, a.listRollouts},
+		{post, "/admin/rollouts", admin, a.createRollout},
+		{get, "/admin/rollouts/{id}", admin, a.getRollout},
+		{patch, "/admin/rollouts/{id}", admin, a.changeRollout},
+		{post, "/admin/rollouts/{id}/pause", admin, a.pauseRollout},
+		{post, "/admin/rollouts/{id}/resume", admin, a.resumeRollout},
+		{post, "/admin/rollouts/{id}/cancel", admin, a.cancelRollout},
+		{get, "/admin/rollouts/{id}/devices", admin, a.listUpdates},
+
 		{get, "/livez", anybody, a.livez},
 		{get, "/readyz", anybody, a.readyz},
 	}

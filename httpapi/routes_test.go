@@ -158,6 +158,19 @@ var access = map[string]refusal{
 	"GET /api/devices/{id}/commands":                 {want: "401 404 403 200 200 403 200"},
 	"GET /api/devices/{id}/commands/{command_id}":    {want: "401 404 403 404 404 403 404"},
 	"DELETE /api/devices/{id}/commands/{command_id}": {want: "401 404 403 404 404 403 404"},
+
+	"GET /admin/releases":              {want: "401 403 403 403 403 403 200"},
+	"POST /admin/releases":             {body: `{"version":"1.3.0","url":"https://updates.example.com/1.bin","sha256":"` + strings.Repeat("ab", 32) + `"}`, want: "401 403 403 403 403 403 201"},
+	"GET /admin/releases/{id}":         {want: "401 403 403 403 403 403 404"},
+	"DELETE /admin/releases/{id}":      {want: "401 403 403 403 403 403 404"},
+	"GET /admin/rollouts":              {want: "401 403 403 403 403 403 200"},
+	"POST /admin/rollouts":             {body: `{"release_id":"rel_x"}`, want: "401 403 403 403 403 403 404"},
+	"GET /admin/rollouts/{id}":         {want: "401 403 403 403 403 403 404"},
+	"PATCH /admin/rollouts/{id}":       {body: `{"percent":50}`, want: "401 403 403 403 403 403 404"},
+	"POST /admin/rollouts/{id}/pause":  {want: "401 403 403 403 403 403 404"},
+	"POST /admin/rollouts/{id}/resume": {want: "401 403 403 403 403 403 404"},
+	"POST /admin/rollouts/{id}/cancel": {want: "401 403 403 403 403 403 404"},
+	"GET /admin/rollouts/{id}/devices": {want: "401 403 403 403 403 403 404"},
 }
 
 func TestAccess(t *testing.T) {
@@ -327,6 +340,19 @@ func TestBadBodies(t *testing.T) {
 			`{"requestId":"r","type":"unlock","ttlSec":61}`, `{"requestId":"r","type":"factory-reset","params":{"now":true}}`, `{"requestId":"r","type":"set-config"}`,
 			`{"requestId":"r","type":"set-config","params":{"zones":[{}]}}`, `{"requestId":"r","type":"ota","params":{"version":"1","url":"http://x/","sha256":"` + strings.Repeat("a", 64) + `"}}`,
 		},
+		"POST /admin/releases": {
+			`{}`, `{"version":"1"}`, `{"version":5,"url":"https://x/","sha256":"y"}`, `{"version":"1","url":"http://x/","sha256":"` + strings.Repeat("ab", 32) + `"}`,
+			`{"version":"1","url":"https://x/","sha256":"` + strings.Repeat("AB", 32) + `"}`, `{"version":"1","url":"https://x/","sha256":"` + strings.Repeat("ab", 32) + `","hardware":"rs1"}`,
+			`{"version":"1","url":"https://x/","sha256":"` + strings.Repeat("ab", 32) + `","hardware":["a b"]}`, `{"version":"1","url":"https://x/","sha256":"` + strings.Repeat("ab", 32) + `","min_rssi":1}`,
+			`{"version":"1\u0000","url":"https://x/","sha256":"` + strings.Repeat("ab", 32) + `"}`,
+		},
+		"POST /admin/rollouts": {
+			`{}`, `{"release_id":5}`, `{"release_id":"x","percent":0}`, `{"release_id":"x","percent":101}`, `{"release_id":"x","percent":"50"}`, `{"release_id":"x","rate_per_minute":0}`,
+			`{"release_id":"x","max_attempts":11}`, `{"release_id":"x","timeout_sec":1}`, `{"release_id":"x","timeout_sec":9223372036854775807}`, `{"release_id":"x","halt_percent":-1}`, `{"release_id":"x","halt_after":0}`,
+			`{"release_id":"x","cohort":[]}`, `{"release_id":"x","cohort":{"versions":[5]}}`, `{"release_id":"x","cohort":{"versions":[""]}}`, `{"release_id":"x","cohort":{"hardware":["a/b"]}}`,
+			`{"release_id":"x","devices":"all"}`, `{"release_id":"x","devices":[]}`, `{"release_id":"x","devices":["y"],"percent":10}`, `{"release_id":"x","paused":"yes"}`,
+		},
+		"PATCH /admin/rollouts/{id}":            {`{}`, `{"percent":"50"}`, `{"percent":1.5}`, `{"rate_per_minute":[]}`, `{"other":1}`},
 		"POST /api/auth/app-token":              {`{"provider":5}`, `{"provider":"dev","id_token":[]}`, `{"device":"x"}`, `{"provider":"dev","id_token":"a@example.com","device":{"install_id":"` + strings.Repeat("x", 65) + `"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"a\nb"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"\u0000"}}`},
 		"POST /api/auth/refresh":                {`{"refresh_token":5}`, `{"refresh_token":["x"]}`, `{"refresh_token":"x","install_id":5}`, `{}`, `{"refresh_token":""}`, `{"refresh_token":null}`},
 		"POST /api/auth/logout":                 {`{"all":"true"}`, `{"all":1}`, `{"refresh_token":{}}`},

@@ -60,6 +60,9 @@ type DeviceTx interface {
 	// SetDeviceMAC fills in the MAC of a self-enrolled device, only while it has
 	// none; changed says whether it did. ErrAlreadyEnrolled when the MAC is taken.
 	SetDeviceMAC(ctx context.Context, no int64, mac MAC, at time.Time) (changed bool, err error)
+	// SetDeviceHardware fills in what a device is built as, only while nobody has said;
+	// changed says whether it did.
+	SetDeviceHardware(ctx context.Context, no int64, hardware string, at time.Time) (changed bool, err error)
 	// SetDeviceDisabled disables (at) or enables (zero time); changed says whether
 	// it was otherwise before.
 	SetDeviceDisabled(ctx context.Context, no int64, disabledAt, at time.Time) (changed bool, err error)

@@ -21,6 +21,7 @@ import (
 	"github.com/opticworks/devicecloud/httpapi"
 	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
 )
@@ -49,6 +50,7 @@ type App struct {
 	standins *standins
 	media    *media.Service
 	ingestor *media.Ingestor
+	rollouts *rollout.Service
 	handler  http.Handler
 	tls      *tls.Config
 
@@ -150,9 +152,12 @@ func (a *App) build(ctx context.Context, c Config) error {
 		return errors.Join(err, a.Close())
 	}
 	a.media = media.New(a.db.Media(), a.registry, media.Options{NextID: regOptions.NextID, Logger: log})
+	a.rollouts = rollout.New(a.db.Rollouts(), a.registry, courier, rollout.Options{
+		NodeID: c.NodeID, Root: root, NextID: regOptions.NextID, Logger: log,
+	})
 	err = a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
 		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(),
-		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
+		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(), Updates: a.rollouts,
 	})...)
 	if err == nil {
 		err = errors.Join(
@@ -171,7 +176,10 @@ func (a *App) build(ctx context.Context, c Config) error {
 	}
 	a.handler = httpapi.New(
 		httpapi.Deps{
-			Registry: a.registry, Accounts: a.accounts, DataPlans: a.plans, Media: a.media, Ingestor: a.ingestor,
+			Registry: a.registry, Accounts: a.accounts,
+			Rollouts:  a.rollouts,
+			DataPlans: a.plans,
+			Media:     a.media, Ingestor: a.ingestor,
 			WebSocket: a.broker.WebSocket(), Ready: a.readiness,
 		},
 		httpapi.Options{
@@ -250,6 +258,7 @@ func (a *App) Run(ctx context.Context) error {
 	background.Go(func() { a.accounts.Run(work) })
 	background.Go(func() { a.plans.Run(work) })
 	background.Go(func() { a.ingestor.Run(work) })
+	background.Go(func() { a.rollouts.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
 		background.Go(func() {
