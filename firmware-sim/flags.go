@@ -44,6 +44,8 @@ type flags struct {
 	Commands          string        `default:"prompt" enum:"prompt,slow,failing,twice,silent,restarting" help:"How commands are treated: prompt, slow, failing, twice (answered), silent or restarting."`
 	CommandTime       time.Duration `default:"2s" help:"How long a slow device takes for a command."`
 	PressButton       bool          `help:"Answer ownership challenges as if somebody pressed the button."`
+	FactoryReset      bool          `help:"Say when provisioning that somebody has pressed the reset button."`
+	PacketSize        int           `default:"1024" help:"Largest packet that the firmware takes, in bytes; told to the cloud when it is not 1024."`
 	ClaimCode         string        `placeholder:"CODE" help:"Pairing code that the first device presents after provisioning."`
 
 	Waves     int           `default:"3" help:"storm: how often all connections drop."`
@@ -84,6 +86,7 @@ func (f *flags) options(getenv func(string) string) (fleet.Options, error) {
 			Root: f.Root, Auth: fleet.Auth(f.Auth), Mixed: f.MQTT == "mixed", KeepAlive: f.KeepAlive, Interval: f.Interval,
 			TelemetryInterval: f.TelemetryInterval, ConnectTimeout: f.ConnectTimeout, BackoffBase: f.BackoffBase,
 			BackoffCap: f.BackoffCap, ESPIDF: f.ESPIDF, Firmware: f.Firmware, Commands: fleet.Manner(f.Commands), CommandTime: f.CommandTime, PressButton: f.PressButton, ClaimCode: f.ClaimCode,
+			Reset: f.FactoryReset, PacketSize: f.PacketSize,
 		},
 		URL: f.URL, Roots: roots, Devices: f.Devices, Scenario: f.Scenario, Duration: f.Duration, Seed: f.Seed, Salt: f.Salt,
 		State: f.State, ConnectRate: f.ConnectRate, NoEnrol: f.NoEnroll, Owner: f.Owner, Settle: f.Settle, BackTime: f.BackTime,
