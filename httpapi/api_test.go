@@ -281,7 +281,7 @@ func (w *world) hold(t testing.TB, r *http.Request, got reply) {
 	if r.Method == http.MethodHead {
 		return
 	}
-	r.URL.Path = strings.Replace(r.URL.Path, "/api/v1/", "/api/", 1)
+	r.URL.Path = canonical(r.URL.Path)
 	r.URL.RawPath = ""
 	name := r.Method + " " + r.URL.Path
 	route, params, err := w.contract.FindRoute(r)

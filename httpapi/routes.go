@@ -37,7 +37,7 @@ const (
 )
 
 // routes is every route that speaks JSON. Each under /api/ answers under /api/v1/
-// too. [contracts, HTTP route table]
+// too, and those of commands under neither. [contracts, HTTP route table]
 func (a *api) routes() []route {
 	return []route{
 		{post, "/api/auth/app-token", anybody, a.login},
@@ -182,6 +182,8 @@ const (
 	pathUnpaid = "/checkout/cancel"
 	pathStream = "/api/events/stream"
 	alias      = "/api/v1/"
+	// pathCommands answers without /api too: so seed 004 spells it. [contracts G.2]
+	pathCommands = "/devices/{id}/commands"
 )
 
 // mount puts the tables into the router.
@@ -191,6 +193,9 @@ func (a *api) mount() {
 		a.handleFunc(rt.method, rt.path, rt.path, h)
 		if rest, ok := strings.CutPrefix(rt.path, "/api/"); ok {
 			a.handleFunc(rt.method, alias+rest, rt.path, h)
+		}
+		if bare := strings.TrimPrefix(rt.path, "/api"); strings.HasPrefix(bare, pathCommands) && bare != rt.path {
+			a.handleFunc(rt.method, bare, rt.path, h)
 		}
 	}
 	for path, text := range a.documents() {

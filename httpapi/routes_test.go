@@ -41,11 +41,14 @@ func served(t *testing.T, h http.Handler) []string {
 
 func TestEveryRouteIsInTheContract(t *testing.T) {
 	w := newWorld(t, func(d *httpapi.Deps, _ *httpapi.Options) { d.WebSocket = http.NotFoundHandler() })
-	var routes, aliases []string
+	var routes, aliases, bare []string
 	for _, r := range served(t, w.Handler) {
-		if strings.Contains(r, " /api/v1/") {
-			aliases = append(aliases, strings.Replace(r, "/api/v1/", "/api/", 1))
-		} else {
+		switch {
+		case strings.Contains(r, " /api/v1/"):
+			aliases = append(aliases, canonical(r))
+		case canonical(r) != r:
+			bare = append(bare, canonical(r))
+		default:
 			routes = append(routes, r)
 		}
 	}
@@ -68,6 +71,27 @@ func TestEveryRouteIsInTheContract(t *testing.T) {
 	if diff := cmp.Diff(api, aliases); diff != "" {
 		t.Errorf("/api/ (-) and /api/v1/ (+) differ:\n%s", diff)
 	}
+	var commands []string
+	for _, r := range api {
+		if strings.Contains(r, "/commands") {
+			commands = append(commands, r)
+		}
+	}
+	if diff := cmp.Diff(commands, bare); diff != "" {
+		t.Errorf("the routes of commands (-) and those without /api (+) differ:\n%s", diff)
+	}
+}
+
+// canonical is the route of which one is an alias, both as "METHOD /path" or as a path.
+func canonical(route string) string {
+	method, path, _ := strings.Cut(route, "/")
+	if rest, ok := strings.CutPrefix(path, "api/v1/"); ok {
+		path = "api/" + rest
+	}
+	if strings.HasPrefix(path, "devices/") {
+		path = "api/" + path
+	}
+	return method + "/" + path
 }
 
 // who asks, in the order of the columns of the table below.
@@ -175,11 +199,10 @@ var access = map[string]refusal{
 
 func TestAccess(t *testing.T) {
 	for _, rt := range served(t, newWorld(t, nil).Handler) {
-		canonical := strings.Replace(rt, "/api/v1/", "/api/", 1)
-		if _, ok := staffAccess[canonical]; ok {
+		if _, ok := staffAccess[canonical(rt)]; ok {
 			continue
 		}
-		row, ok := access[canonical]
+		row, ok := access[canonical(rt)]
 		if !ok {
 			t.Errorf("%s is not in the table of access", rt)
 			continue
