@@ -22,6 +22,7 @@ var floors = map[string]int{
 	"media":                 2,
 	"sqlstore":              3,
 	"hooks":                 3,
+	"partner/bedrock":       3,
 	"partner/idp":           3, // one outside party each, never one another
 	"partner/mail":          3,
 	"partner/kvs":           3,

@@ -112,6 +112,7 @@ type world struct {
 	contract routers.Router
 	tokens   map[string]string
 
+	model      *model
 	ingestWait time.Duration // of who delivers events
 }
 
@@ -150,7 +151,10 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	if err != nil {
 		t.Fatal(err)
 	}
-	deps := httpapi.Deps{Registry: w.reg, Accounts: w.accounts, Media: media.New(w.db.Media(), w.reg, media.Options{Now: w.clock.Now, NextID: nextID, Logger: log}), Ingestor: media.NewIngestor(w.db.Ingest(), media.IngestOptions{
+	service := media.New(w.db.Media(), w.reg, media.Options{Now: w.clock.Now, NextID: nextID, Logger: log})
+	w.model = &model{}
+	classifier := media.NewClassifier(service, w.db.Classifications(), media.ClassifyOptions{Model: w.model, ModelID: "model-1", DailyLimit: 50, Now: w.clock.Now, NextID: nextID, Logger: log})
+	deps := httpapi.Deps{Registry: w.reg, Accounts: w.accounts, Media: service, Classifier: classifier, Ingestor: media.NewIngestor(w.db.Ingest(), media.IngestOptions{
 		Keys: []media.IngestKey{ingestKey}, Now: w.clock.Now, NextID: nextID, Logger: log, Tell: w.reg.Tell,
 		Limit: func(string) time.Duration { return w.ingestWait },
 	})}

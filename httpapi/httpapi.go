@@ -17,12 +17,13 @@ import (
 
 // Deps is what the face stands on. All but Ready and WebSocket are needed.
 type Deps struct {
-	Registry  *registry.Registry
-	Accounts  *account.Service
-	Media     *media.Service
-	Ingestor  *media.Ingestor
-	WebSocket http.Handler // MQTT over WebSocket, at /mqtt; nil: 404
-	Ready     func() error // an error while the program starts or drains; nil: always ready
+	Registry   *registry.Registry
+	Accounts   *account.Service
+	Media      *media.Service
+	Ingestor   *media.Ingestor
+	Classifier *media.Classifier
+	WebSocket  http.Handler // MQTT over WebSocket, at /mqtt; nil: 404
+	Ready      func() error // an error while the program starts or drains; nil: always ready
 }
 
 // Options configures the face. The zero value of each field is usable.

@@ -36,18 +36,19 @@ const (
 
 // App is the whole program. New, then Run once, then Close.
 type App struct {
-	config   Config
-	log      *slog.Logger
-	metrics  *prometheus.Registry
-	caFile   string
-	db       *sqlstore.DB
-	broker   *broker.Broker
-	registry *registry.Registry
-	accounts *account.Service
-	media    *media.Service
-	ingestor *media.Ingestor
-	handler  http.Handler
-	tls      *tls.Config
+	config     Config
+	log        *slog.Logger
+	metrics    *prometheus.Registry
+	caFile     string
+	db         *sqlstore.DB
+	broker     *broker.Broker
+	registry   *registry.Registry
+	accounts   *account.Service
+	media      *media.Service
+	ingestor   *media.Ingestor
+	classifier *media.Classifier
+	handler    http.Handler
+	tls        *tls.Config
 
 	ready     chan struct{}
 	draining  atomic.Bool
@@ -135,14 +136,17 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	if err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
-	if a.ingestor, err = c.newIngestor(a.db, a.registry, regOptions, log); err == nil {
-		err = a.metrics.Register(newIngestCollector(a.ingestor.Counters()))
+	if a.classifier, err = c.newClassifier(ctx, a.media, a.db, regOptions, log); err == nil {
+		a.ingestor, err = c.newIngestor(a.db, a.registry, a.classifier, regOptions, log)
+	}
+	if err == nil {
+		err = a.metrics.Register(newEventCollector(a.ingestor.Counters(), a.classifier.Counters()))
 	}
 	if err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	a.handler = httpapi.New(
-		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, Media: a.media, Ingestor: a.ingestor, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
+		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, Media: a.media, Ingestor: a.ingestor, Classifier: a.classifier, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
 			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
@@ -208,6 +212,7 @@ func (a *App) Run(ctx context.Context) error {
 	})
 	background.Go(func() { a.accounts.Run(work) })
 	background.Go(func() { a.ingestor.Run(work) })
+	background.Go(func() { a.classifier.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
 		background.Go(func() {
