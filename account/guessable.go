@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"unicode"
+	"unicode/utf8"
 )
 
 // guessed are the words that sample configurations, manuals and people put where a
@@ -41,7 +42,7 @@ func Guessable(secret string) (why string) {
 // placeholder reports whether a text is what a manual shows instead of a value. Bytes
 // that are no text are none: one random key in 13,000 begins and ends like one.
 func placeholder(s string) bool {
-	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+	if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return false
 	}
 	for _, form := range [][2]string{{"<", ">"}, {"{", "}"}, {"[", "]"}, {"${", "}"}, {"$(", ")"}, {"%", "%"}} {
