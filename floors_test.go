@@ -24,6 +24,7 @@ var floors = map[string]int{
 	"rollout":               2,
 	"sqlstore":              3,
 	"hooks":                 3,
+	"partner/bedrock":       3,
 	"partner/idp":           3, // one outside party each, never one another
 	"partner/eiotclub":      3,
 	"partner/mail":          3,

@@ -96,6 +96,7 @@ var matrix = []rule{
 	{route: "GET /api/devices/{id}/commands/{command_id}", want: "       401    404    role   ok     ok     role   ok     ok     scope"},
 	{route: "DELETE /api/devices/{id}/commands/{command_id}", want: "    401    404    role   ok     ok     role   ok     ok     scope"},
 	{route: "GET /api/devices/{id}/events", want: "                      401    404    ok     ok     ok     ok     ok     ok     ok"},
+	{route: "POST /api/devices/{id}/events/{event_id}/classify", want: " 401    404    role   403    403    404    404    404    404"}, // no device here is entitled to it
 	{route: "POST /api/devices/{id}/claim-challenge", want: "           401    404    403    403    409    role   role   role   role"},
 	{route: "POST /api/devices/{id}/share", want: "                     401    404    role   role   ok     role   ok     role   role", body: `{"user_email":"$NEW@example.com","role":"viewer"}`},
 	{route: "GET /api/devices/{id}/shares", want: "                     401    404    role   role   ok     role   ok     role   role"},

@@ -73,6 +73,7 @@ func (a *api) routes() []route {
 		{remove, "/api/devices/{id}", person, a.removeDevice},
 		{get, "/api/devices/{id}/connections", person, a.listConnections},
 		{get, "/api/devices/{id}/events", person, a.listEvents},
+		{post, "/api/devices/{id}/events/{event_id}/classify", person, a.classifyEvent},
 		{post, "/api/devices/{id}/share", person, a.shareDevice},
 		{get, "/api/devices/{id}/shares", person, a.listShares},
 		{remove, "/api/devices/{id}/shares/{user_id}", person, a.removeShare},

@@ -38,21 +38,22 @@ const (
 
 // App is the whole program. New, then Run once, then Close.
 type App struct {
-	config   Config
-	log      *slog.Logger
-	metrics  *prometheus.Registry
-	caFile   string
-	db       *sqlstore.DB
-	broker   *broker.Broker
-	registry *registry.Registry
-	accounts *account.Service
-	plans    *dataplan.Service
-	standins *standins
-	media    *media.Service
-	ingestor *media.Ingestor
-	rollouts *rollout.Service
-	handler  http.Handler
-	tls      *tls.Config
+	config     Config
+	log        *slog.Logger
+	metrics    *prometheus.Registry
+	caFile     string
+	db         *sqlstore.DB
+	broker     *broker.Broker
+	registry   *registry.Registry
+	accounts   *account.Service
+	plans      *dataplan.Service
+	standins   *standins
+	media      *media.Service
+	ingestor   *media.Ingestor
+	rollouts   *rollout.Service
+	classifier *media.Classifier
+	handler    http.Handler
+	tls        *tls.Config
 
 	ready     chan struct{}
 	draining  atomic.Bool
@@ -168,8 +169,11 @@ func (a *App) build(ctx context.Context, c Config) error {
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
-	if a.ingestor, err = c.newIngestor(a.db, a.registry, regOptions, log); err == nil {
-		err = a.metrics.Register(newIngestCollector(a.ingestor.Counters()))
+	if a.classifier, err = c.newClassifier(ctx, a.media, a.db, regOptions, log); err == nil {
+		a.ingestor, err = c.newIngestor(a.db, a.registry, a.classifier, regOptions, log)
+	}
+	if err == nil {
+		err = a.metrics.Register(newEventCollector(a.ingestor.Counters(), a.classifier.Counters()))
 	}
 	if err != nil {
 		return errors.Join(err, a.Close())
@@ -179,7 +183,7 @@ func (a *App) build(ctx context.Context, c Config) error {
 			Registry: a.registry, Accounts: a.accounts,
 			Rollouts:  a.rollouts,
 			DataPlans: a.plans,
-			Media:     a.media, Ingestor: a.ingestor,
+			Media:     a.media, Ingestor: a.ingestor, Classifier: a.classifier,
 			WebSocket: a.broker.WebSocket(), Ready: a.readiness,
 		},
 		httpapi.Options{
@@ -259,6 +263,7 @@ func (a *App) Run(ctx context.Context) error {
 	background.Go(func() { a.plans.Run(work) })
 	background.Go(func() { a.ingestor.Run(work) })
 	background.Go(func() { a.rollouts.Run(work) })
+	background.Go(func() { a.classifier.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
 		background.Go(func() {
