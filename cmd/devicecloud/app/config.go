@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strings"
 	"time"
+
+	"github.com/opticworks/devicecloud/partner/kvs"
 )
 
 // Config is every setting that something in the program obeys. A field's flag is
@@ -76,6 +78,22 @@ type Config struct {
 	AdminOIDCGroupsClaim      string            `name:"admin-oidc-groups-claim" default:"groups" help:"claim of the ID token that lists a member's groups"`
 	AdminOIDCAdminGroup       string            `name:"admin-oidc-admin-group" help:"whose members are administrators"`
 	AdminOIDCSupportGroup     string            `name:"admin-oidc-support-group" help:"whose members are support staff"`
+
+	// AWSAccess is how AWS is reached. It is no setting: the SDK has its own, and a
+	// stand-in sets this.
+	AWSAccess            kvs.Access `kong:"-"`
+	AWSRegion            string     `name:"aws-region" help:"region of all streams and channels"`
+	AWSPlaybackRole      string     `name:"aws-kvs-playback-role-arn" help:"role that plays streams; empty: no playback"`
+	AWSViewerRole        string     `name:"aws-kvs-webrtc-role-arn" help:"role of viewers; empty: no live view over WebRTC"`
+	AWSDeviceRole        string     `name:"aws-kvs-device-role-arn" help:"role of devices; empty: none get credentials here"`
+	AWSSourceIdentity    bool       `name:"aws-kvs-source-identity" help:"name the person to AWS; the roles must trust sts:SetSourceIdentity"`
+	AWSOwnCredentials    bool       `name:"kvs-webrtc-credentials-mode" help:"viewers get credentials and sign for themselves"`
+	AWSIoTEndpoint       string     `name:"aws-iot-credential-provider-endpoint" help:"host where devices with a certificate of AWS IoT get credentials"`
+	AWSIoTRoleAlias      string     `name:"aws-iot-role-alias" help:"role alias there"`
+	AWSIdentityPool      string     `name:"aws-cognito-identity-pool-id" help:"identity pool of people; empty: none"`
+	AWSDeveloperProvider string     `name:"aws-cognito-developer-provider" default:"devicecloud" help:"our name as developer provider in the pool"`
+	AWSUserPool          string     `name:"aws-cognito-user-pool-id" help:"accepted and not used: people sign in here"`
+	AWSUserPoolClient    string     `name:"aws-cognito-client-id" help:"accepted and not used"`
 
 	LimitConnectsPerDevice  Rate `name:"limit-connects-per-device" default:"6/m:20" dev:"0" help:"MQTT connections of one device"`
 	LimitStatePerDevice     Rate `name:"limit-state-per-device" default:"1/s:10" dev:"0" help:"state messages of one device"`

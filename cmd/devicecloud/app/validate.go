@@ -27,6 +27,7 @@ func (c *Config) Prepare() error {
 		c.checkSecrets(),
 		c.checkNumbers(),
 		c.checkIdentity(),
+		c.checkVideo(),
 		errorOf(c.trustedProxies()),
 		errorOf(c.staffProvider(slog.New(slog.DiscardHandler))),
 	)
