@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/opticworks/devicecloud/account"
 	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 )
@@ -279,7 +280,7 @@ func (a *api) deviceActor(r *request) (registry.Actor, error) {
 	return actor, a.limits.device(who.DeviceID)
 }
 
-var errNoCertificate = registry.E(registry.Unauthenticated, "invalid_credentials", "This route needs a device's client certificate, over HTTPS.")
+var errNoCertificate = registry.E(registry.Unauthenticated, account.ErrInvalidToken.Code, "This route needs a device's client certificate, over HTTPS.")
 
 // moment is a time parameter, which has to be there.
 func (p params) moment(name string) (time.Time, error) {
