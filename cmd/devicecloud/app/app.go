@@ -123,6 +123,11 @@ func (a *App) build(ctx context.Context, c Config) error {
 		return err
 	}
 
+	cloud, err := c.cloud(ctx)
+	if err != nil {
+		return err
+	}
+
 	a.db, err = sqlstore.Open(ctx, c.DatabaseURL.Reveal(), sqlstore.Options{Logger: log})
 	if err != nil {
 		return err
@@ -152,13 +157,16 @@ func (a *App) build(ctx context.Context, c Config) error {
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
-	a.media = media.New(a.db.Media(), a.registry, media.Options{NextID: regOptions.NextID, Logger: log})
+	a.media = media.New(a.db.Media(), a.registry, media.Options{
+		Cloud: cloud, IoT: media.IoT{Endpoint: c.AWSIoTEndpoint, RoleAlias: c.AWSIoTRoleAlias}, OwnCredentials: c.AWSOwnCredentials,
+		NextID: regOptions.NextID, Logger: log,
+	})
 	a.rollouts = rollout.New(a.db.Rollouts(), a.registry, courier, rollout.Options{
 		NodeID: c.NodeID, Root: root, NextID: regOptions.NextID, Logger: log,
 	})
 	err = a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
-		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(),
-		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(), Updates: a.rollouts,
+		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(), Video: a.media, Updates: a.rollouts,
+		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
 	})...)
 	if err == nil {
 		err = errors.Join(
@@ -188,7 +196,7 @@ func (a *App) build(ctx context.Context, c Config) error {
 		},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
-			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
+			AppLink: c.AppLinkURL, DeviceCAs: a.deviceCAs(), Limits: c.httpLimits(),
 		})
 	return nil
 }
@@ -264,6 +272,7 @@ func (a *App) Run(ctx context.Context) error {
 	background.Go(func() { a.ingestor.Run(work) })
 	background.Go(func() { a.rollouts.Run(work) })
 	background.Go(func() { a.classifier.Run(work) })
+	background.Go(func() { a.media.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
 		background.Go(func() {
