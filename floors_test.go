@@ -19,6 +19,7 @@ var floors = map[string]int{
 	"registry":              1,
 	"broker":                1,
 	"account":               2,
+	"webhook":               2,
 	"sqlstore":              3,
 	"hooks":                 3,
 	"partner/idp":           3, // one outside party each, never one another

@@ -26,6 +26,7 @@ import (
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
+	"github.com/opticworks/devicecloud/webhook"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -147,7 +148,8 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	if err != nil {
 		t.Fatal(err)
 	}
-	deps := httpapi.Deps{Registry: w.reg, Accounts: w.accounts}
+	hooks := webhook.New(w.db.Webhooks(), w.reg, webhook.Options{Now: w.clock.Now, NextID: nextID, Logger: log})
+	deps := httpapi.Deps{Registry: w.reg, Accounts: w.accounts, Webhooks: hooks}
 	opts := httpapi.Options{Logger: log, Registerer: w.metrics, Now: w.clock.Now}
 	if change != nil {
 		change(&deps, &opts)

@@ -25,6 +25,8 @@ const (
 	listServices     list = 'v'
 	listInvitations  list = 'i'
 	listCommands     list = 'm'
+	pageWebhooks     list = 'w'
+	pageDeliveries   list = 'y'
 )
 
 // cursorLen is the length of a cursor, in characters.

@@ -133,6 +133,16 @@ func (a *api) routes() []route {
 		{post, "/admin/service-accounts/{id}/keys", admin, a.createAPIKey},
 		{remove, "/admin/service-accounts/{id}/keys/{key_id}", admin, a.revokeAPIKey},
 
+		{get, "/admin/webhooks", admin, a.listWebhooks},
+		{post, "/admin/webhooks", admin, a.createWebhook},
+		{get, "/admin/webhooks/{id}", admin, a.getWebhook},
+		{patch, "/admin/webhooks/{id}", admin, a.changeWebhook},
+		{remove, "/admin/webhooks/{id}", admin, a.deleteWebhook},
+		{post, "/admin/webhooks/{id}/rotate", admin, a.rotateWebhook},
+		{post, "/admin/webhooks/{id}/test", admin, a.testWebhook},
+		{get, "/admin/webhooks/{id}/deliveries", admin, a.listDeliveries},
+		{post, "/admin/webhooks/{id}/deliveries/{delivery_id}/replay", admin, a.replayDelivery},
+
 		{get, "/livez", anybody, a.livez},
 		{get, "/readyz", anybody, a.readyz},
 	}

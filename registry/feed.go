@@ -21,6 +21,8 @@ const (
 	ChangeSelfEnrolled ChangeKind = "device.self_enrolled" // heard by staff alone
 	ChangeCommand      ChangeKind = "command.updated"
 	ChangeConfig       ChangeKind = "config.updated"
+
+	ChangeWebhookDisabled ChangeKind = "webhook.disabled" // heard by administrators alone
 )
 
 // Change is one committed change of a device. It is shared between listeners and
@@ -31,17 +33,29 @@ type Change struct {
 	DeviceID string
 	At       time.Time
 
-	State      *State       // device.state: the report; what it does not name stays as it was
-	Presence   *Presence    // device.status
-	Firmware   string       // device.provisioned
-	ClaimedVia string       // device.claimed
-	Name       string       // device.updated
-	Share      *Ownership   // device.shared: UserID, Role and times
-	Command    *Command     // command.updated
-	Config     *ConfigState // config.updated
+	State      *State        // device.state: the report; what it does not name stays as it was
+	Presence   *Presence     // device.status
+	Firmware   string        // device.provisioned
+	ClaimedVia string        // device.claimed
+	Name       string        // device.updated
+	Share      *Ownership    // device.shared: UserID, Role and times
+	Command    *Command      // command.updated
+	Config     *ConfigState  // config.updated
+	Webhook    *WebhookAlert // webhook.disabled, which is about no device
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
 	private bool     // nobody but users hears it
+}
+
+// WebhookAlert is about a webhook that is called no more.
+type WebhookAlert struct {
+	ID     string
+	Reason string
+}
+
+// forStaff reports whether a change goes to whoever listens among the staff.
+func (c *Change) forStaff() bool {
+	return c.Kind == ChangeSelfEnrolled || c.Kind == ChangeWebhookDisabled
 }
 
 const (
@@ -150,7 +164,7 @@ func (f *feed) publish(all []*Change) {
 				l.push(c)
 			}
 		}
-		if c.Kind == ChangeSelfEnrolled {
+		if c.forStaff() {
 			for l := range f.listeners {
 				l.push(c)
 			}
@@ -275,3 +289,7 @@ func (r *Registry) AccessChanged(userID string) {
 	r.feed.accessChanged(userID)
 	r.courier.AccessChanged(userID)
 }
+
+// Alert tells the administrators who listen of something that is about no device, after
+// its commit. Without a listener it does nothing.
+func (r *Registry) Alert(c *Change) { r.feed.publish([]*Change{c}) }

@@ -21,6 +21,7 @@ import (
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
+	"github.com/opticworks/devicecloud/webhook"
 )
 
 const (
@@ -43,6 +44,7 @@ type App struct {
 	broker   *broker.Broker
 	registry *registry.Registry
 	accounts *account.Service
+	webhooks *webhook.Service
 	handler  http.Handler
 	tls      *tls.Config
 
@@ -82,6 +84,10 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
+	hookOptions, err := c.webhookOptions(regOptions, log)
+	if err != nil {
+		return nil, err
+	}
 	proxies, err := c.trustedProxies()
 	if err != nil {
 		return nil, err
@@ -113,6 +119,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	root := topic.Root(c.TopicRoot)
 	courier := hooks.NewCourier(a.broker.Server(), root, log)
 	a.registry = registry.New(a.db.Registry(), courier, regOptions)
+	a.webhooks = webhook.New(a.db.Webhooks(), a.registry, hookOptions)
 	a.accounts, err = account.New(a.db.Accounts(), a.registry, account.Options{
 		SigningKey: keys[0], MoreKeys: keys[1:], ReloadKeys: c.reloadSigningKeys(), NextID: regOptions.NextID, Dev: c.Dev,
 		AccessTTL: c.AccessTTL, Providers: providers, Mailer: mailer, LinkPage: c.linkPage(), Logger: log,
@@ -126,13 +133,16 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
 	})...)
 	if err == nil {
-		err = a.metrics.Register(newRegistryCollector(a.registry.Counters()))
+		err = errors.Join(
+			a.metrics.Register(newRegistryCollector(a.registry.Counters())),
+			a.metrics.Register(newWebhookCollector(a.webhooks.Counters())),
+		)
 	}
 	if err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	a.handler = httpapi.New(
-		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
+		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, Webhooks: a.webhooks, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
 			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
@@ -197,6 +207,7 @@ func (a *App) Run(ctx context.Context) error {
 		}
 	})
 	background.Go(func() { a.accounts.Run(work) })
+	background.Go(func() { a.webhooks.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
 		background.Go(func() {
