@@ -15,6 +15,7 @@ import (
 	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/rollout"
+	"github.com/opticworks/devicecloud/webhook"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -27,6 +28,7 @@ type Deps struct {
 	Ingestor   *media.Ingestor
 	Rollouts   *rollout.Service
 	Classifier *media.Classifier
+	Webhooks   *webhook.Service
 	WebSocket  http.Handler // MQTT over WebSocket, at /mqtt; nil: 404
 	Ready      func() error // an error while the program starts or drains; nil: always ready
 }

@@ -360,9 +360,9 @@ func (r *Registry) placeCommand(ctx context.Context, tx Tx, a Actor, deviceID st
 		return Command{}, false, nil, ErrCommandTooLarge
 	}
 	if a.Kind != ActorSystem {
-	if err := r.chargeCommand(ctx, tx, issuer, deviceID, o, now); err != nil {
-		return Command{}, false, nil, err
-	}
+		if err := r.chargeCommand(ctx, tx, issuer, deviceID, o, now); err != nil {
+			return Command{}, false, nil, err
+		}
 	}
 	created, err := tx.InsertCommand(ctx, c)
 	if err != nil {

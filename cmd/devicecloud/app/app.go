@@ -24,6 +24,7 @@ import (
 	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
+	"github.com/opticworks/devicecloud/webhook"
 )
 
 const (
@@ -52,6 +53,7 @@ type App struct {
 	ingestor   *media.Ingestor
 	rollouts   *rollout.Service
 	classifier *media.Classifier
+	webhooks   *webhook.Service
 	handler    http.Handler
 	tls        *tls.Config
 
@@ -105,6 +107,10 @@ func (a *App) build(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	hookOptions, err := c.webhookOptions(regOptions, log)
+	if err != nil {
+		return err
+	}
 	proxies, err := c.trustedProxies()
 	if err != nil {
 		return err
@@ -141,6 +147,7 @@ func (a *App) build(ctx context.Context, c Config) error {
 	root := topic.Root(c.TopicRoot)
 	courier := hooks.NewCourier(a.broker.Server(), root, log)
 	a.registry = registry.New(a.db.Registry(), courier, regOptions)
+	a.webhooks = webhook.New(a.db.Webhooks(), a.registry, hookOptions)
 	a.accounts, err = account.New(a.db.Accounts(), a.registry, account.Options{
 		SigningKey: keys[0], MoreKeys: keys[1:], ReloadKeys: c.reloadSigningKeys(), NextID: regOptions.NextID, Dev: c.Dev,
 		AccessTTL: c.AccessTTL, Providers: providers, Mailer: mailer, LinkPage: c.linkPage(), Logger: log,
@@ -172,6 +179,7 @@ func (a *App) build(ctx context.Context, c Config) error {
 		err = errors.Join(
 			a.metrics.Register(newRegistryCollector(a.registry.Counters())),
 			a.metrics.Register(newDataPlanCollector(a.plans.Counters())),
+			a.metrics.Register(newWebhookCollector(a.webhooks.Counters())),
 		)
 	}
 	if err != nil {
@@ -190,6 +198,7 @@ func (a *App) build(ctx context.Context, c Config) error {
 		httpapi.Deps{
 			Registry: a.registry, Accounts: a.accounts,
 			Rollouts:  a.rollouts,
+			Webhooks:  a.webhooks,
 			DataPlans: a.plans,
 			Media:     a.media, Ingestor: a.ingestor, Classifier: a.classifier,
 			WebSocket: a.broker.WebSocket(), Ready: a.readiness,
@@ -273,6 +282,7 @@ func (a *App) Run(ctx context.Context) error {
 	background.Go(func() { a.rollouts.Run(work) })
 	background.Go(func() { a.classifier.Run(work) })
 	background.Go(func() { a.media.Run(work) })
+	background.Go(func() { a.webhooks.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
 		background.Go(func() {
