@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 )
 
@@ -43,7 +44,8 @@ type adminDetailBody struct {
 	Shares       []shareBody       `json:"shares"`
 	Credentials  []credentialBody  `json:"credentials"`
 	Entitlements []entitlementBody `json:"entitlements"` // now or later
-	OTA          *otaBody          `json:"ota"`          // the latest update of its firmware
+	Video        videoBody         `json:"video"`
+	OTA          *otaBody          `json:"ota"` // the latest update of its firmware
 }
 
 type ownerBody struct {
@@ -73,11 +75,12 @@ func newAdminListBody(d registry.AdminDevice) adminListBody {
 	return b
 }
 
-func newAdminDetailBody(d registry.AdminDetail) adminDetailBody {
+func newAdminDetailBody(d registry.AdminDetail, v media.Video) adminDetailBody {
 	b := adminDetailBody{
 		deviceBody: newDeviceBody(d.Device), stateBody: newStateBody(d.Device), reportsBody: newReportsBody(d.Reports), adminBody: newAdminBody(d.Device),
 		Epoch: d.Device.Presence.Epoch, FirstSeen: stamp(d.Device.FirstSeen), DisabledAt: stamp(d.Device.DisabledAt),
 		Shares: []shareBody{}, Credentials: render(d.Credentials, newCredentialBody), Entitlements: render(d.Entitlements, newEntitlementBody),
+		Video: newVideoBody(v),
 	}
 	for _, o := range d.Ownerships {
 		ref := ownerRef{o.UserID, text(o.Email)}
@@ -159,7 +162,11 @@ func (a *api) adminGetDevice(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	body := newAdminDetailBody(d)
+	v, err := a.Media.Video(r.Context(), r.actor, id)
+	if err != nil {
+		return answer{}, err
+	}
+	body := newAdminDetailBody(d, v)
 	if body.OTA, err = a.deviceOTA(r, id); err != nil {
 		return answer{}, err
 	}

@@ -37,6 +37,7 @@ type Tx interface {
 	EntitlementTx
 	OrderTx
 	AuditTx
+	OutboxTx
 	CommandTx
 	ConfigTx
 	People
@@ -66,9 +67,13 @@ type DeviceTx interface {
 	// it was otherwise before.
 	SetDeviceDisabled(ctx context.Context, no int64, disabledAt, at time.Time) (changed bool, err error)
 	// SetProvisioned records a provisioning under the session's fence: sets
-	// firmware_version, provisioned_at, and first_seen if empty. stale means that
+	// firmware_version, max_packet_size (0: null), provisioned_at, and first_seen if
+	// empty. stale means that
 	// the epoch is no longer the session's and nothing changed.
-	SetProvisioned(ctx context.Context, no, epoch int64, firmware string, at time.Time) (stale bool, err error)
+	SetProvisioned(ctx context.Context, no, epoch int64, firmware string, maxPacket int, at time.Time) (stale bool, err error)
+	// SetReset records the report of a factory reset under the session's fence; first
+	// says that it is another one than the last.
+	SetReset(ctx context.Context, no, epoch int64, report []byte) (first bool, err error)
 	// SetFirstSeen records the first connection, only while there is none; changed
 	// says whether it did.
 	SetFirstSeen(ctx context.Context, no int64, at time.Time) (changed bool, err error)
@@ -189,6 +194,11 @@ type InvitationTx interface {
 	InvitationsTo(ctx context.Context, email string, at time.Time, before int64, limit int) ([]Invitation, error)
 	// InvitationsOf lists a device's invitations that are open at a time, oldest first.
 	InvitationsOf(ctx context.Context, deviceNo int64, at time.Time) ([]Invitation, error)
+	// InvitationsToMail lists open invitations whose mail is due, the longest due first.
+	InvitationsToMail(ctx context.Context, now time.Time, limit int) ([]Invitation, error)
+	// SetInvitationMail changes when an invitation's mail is to be sent (zero: never),
+	// only while it is the given time; changed says whether it was.
+	SetInvitationMail(ctx context.Context, id int64, from, to time.Time) (changed bool, err error)
 	// DeleteInvitation removes an invitation; changed says whether it was there.
 	DeleteInvitation(ctx context.Context, id int64) (changed bool, err error)
 	// DeleteInvitations removes every invitation of a device.
@@ -229,7 +239,8 @@ type EntitlementTx interface {
 	// InsertEntitlement writes a row; changed is false for a second trial of the same
 	// capability.
 	InsertEntitlement(ctx context.Context, e Entitlement) (changed bool, err error)
-	// Entitlements lists a device's rows that have not ended at a time, oldest first.
+	// Entitlements lists a device's rows that have not ended at a time and do not rest,
+	// oldest first.
 	Entitlements(ctx context.Context, deviceNo int64, at time.Time) ([]Entitlement, error)
 	// Entitled reports whether a row for a capability holds at a time.
 	Entitled(ctx context.Context, deviceNo int64, c Capability, at time.Time) (bool, error)

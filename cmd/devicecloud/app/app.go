@@ -16,12 +16,15 @@ import (
 
 	"github.com/opticworks/devicecloud/account"
 	"github.com/opticworks/devicecloud/broker"
+	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/hooks"
 	"github.com/opticworks/devicecloud/httpapi"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
+	"github.com/opticworks/devicecloud/webhook"
 )
 
 const (
@@ -36,17 +39,23 @@ const (
 
 // App is the whole program. New, then Run once, then Close.
 type App struct {
-	config   Config
-	log      *slog.Logger
-	metrics  *prometheus.Registry
-	caFile   string
-	db       *sqlstore.DB
-	broker   *broker.Broker
-	registry *registry.Registry
-	accounts *account.Service
-	rollouts *rollout.Service
-	handler  http.Handler
-	tls      *tls.Config
+	config     Config
+	log        *slog.Logger
+	metrics    *prometheus.Registry
+	caFile     string
+	db         *sqlstore.DB
+	broker     *broker.Broker
+	registry   *registry.Registry
+	accounts   *account.Service
+	plans      *dataplan.Service
+	standins   *standins
+	media      *media.Service
+	ingestor   *media.Ingestor
+	rollouts   *rollout.Service
+	classifier *media.Classifier
+	webhooks   *webhook.Service
+	handler    http.Handler
+	tls        *tls.Config
 
 	ready     chan struct{}
 	draining  atomic.Bool
@@ -66,83 +75,139 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	if err := c.makeDataDir(); err != nil {
 		return nil, err
 	}
-	a := &App{config: c, log: log, metrics: prometheus.NewRegistry(), ready: make(chan struct{})}
+	a := &App{log: log, metrics: prometheus.NewRegistry(), ready: make(chan struct{})}
+	var err error
+	if a.standins, err = c.startStandins(a.listensAt); err != nil {
+		return nil, err
+	}
+	a.config = c
+	if err := a.build(ctx, c); err != nil {
+		return nil, errors.Join(err, a.standins.Close())
+	}
+	return a, nil
+}
+
+// build is New behind the stand-ins, which have changed the configuration.
+func (a *App) build(ctx context.Context, c Config) error {
+	log := a.log
 	if err := errors.Join(
 		a.metrics.Register(collectors.NewGoCollector()),
 		a.metrics.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
 	); err != nil {
-		return nil, err
+		return err
 	}
 	if err := a.loadTLS(); err != nil {
-		return nil, err
+		return err
 	}
 	keys, err := c.signingKeys()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	regOptions, err := c.registryOptions(log)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	hookOptions, err := c.webhookOptions(regOptions, log)
+	if err != nil {
+		return err
 	}
 	proxies, err := c.trustedProxies()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	staff, err := c.staffProvider(log)
 	if err != nil {
-		return nil, err
+		return err
 	}
 
 	providers, err := c.providers(log)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	mailer, err := c.mailer()
 	if err != nil {
-		return nil, err
+		return err
+	}
+
+	cloud, err := c.cloud(ctx)
+	if err != nil {
+		return err
 	}
 
 	a.db, err = sqlstore.Open(ctx, c.DatabaseURL.Reveal(), sqlstore.Options{Logger: log})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	a.broker, err = broker.New(broker.Options{
 		TLSAddr: c.MQTTTLSAddr, PlainAddr: c.MQTTAddr, TLS: a.tls, Limits: c.brokerLimits(), Logger: log, Registerer: a.metrics,
 	})
 	if err != nil {
-		return nil, closeAll(err, a.db.Close)
+		return closeAll(err, a.db.Close)
 	}
 	root := topic.Root(c.TopicRoot)
 	courier := hooks.NewCourier(a.broker.Server(), root, log)
 	a.registry = registry.New(a.db.Registry(), courier, regOptions)
+	a.webhooks = webhook.New(a.db.Webhooks(), a.registry, hookOptions)
 	a.accounts, err = account.New(a.db.Accounts(), a.registry, account.Options{
 		SigningKey: keys[0], MoreKeys: keys[1:], ReloadKeys: c.reloadSigningKeys(), NextID: regOptions.NextID, Dev: c.Dev,
 		AccessTTL: c.AccessTTL, Providers: providers, Mailer: mailer, LinkPage: c.linkPage(), Logger: log,
 		Sealer: regOptions.Sealer, StaffProvider: staff, StaffGroups: c.staffGroups(),
 	})
 	if err != nil {
-		return nil, errors.Join(err, a.Close())
+		return errors.Join(err, a.Close())
 	}
+	a.plans = dataplan.New(a.db.DataPlans(), a.registry, c.dataplanOptions(log, regOptions.NextID))
+	plans, err := c.dataPlans()
+	if err == nil && plans != nil {
+		err = a.plans.LoadPlans(ctx, plans)
+	}
+	if err != nil {
+		return errors.Join(err, a.Close())
+	}
+	a.media = media.New(a.db.Media(), a.registry, media.Options{
+		Cloud: cloud, IoT: media.IoT{Endpoint: c.AWSIoTEndpoint, RoleAlias: c.AWSIoTRoleAlias}, OwnCredentials: c.AWSOwnCredentials,
+		NextID: regOptions.NextID, Logger: log,
+	})
 	a.rollouts = rollout.New(a.db.Rollouts(), a.registry, courier, rollout.Options{
 		NodeID: c.NodeID, Root: root, NextID: regOptions.NextID, Logger: log,
 	})
 	err = a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
-		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(),
-		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(), Updates: a.rollouts,
+		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(), Video: a.media, Updates: a.rollouts,
+		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
 	})...)
 	if err == nil {
-		err = a.metrics.Register(newRegistryCollector(a.registry.Counters()))
+		err = errors.Join(
+			a.metrics.Register(newRegistryCollector(a.registry.Counters())),
+			a.metrics.Register(newDataPlanCollector(a.plans.Counters())),
+			a.metrics.Register(newWebhookCollector(a.webhooks.Counters())),
+		)
 	}
 	if err != nil {
-		return nil, errors.Join(err, a.Close())
+		return errors.Join(err, a.Close())
+	}
+	if a.classifier, err = c.newClassifier(ctx, a.media, a.db, regOptions, log); err == nil {
+		a.ingestor, err = c.newIngestor(a.db, a.registry, a.classifier, regOptions, log)
+	}
+	if err == nil {
+		err = a.metrics.Register(newEventCollector(a.ingestor.Counters(), a.classifier.Counters()))
+	}
+	if err != nil {
+		return errors.Join(err, a.Close())
 	}
 	a.handler = httpapi.New(
-		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, Rollouts: a.rollouts, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
+		httpapi.Deps{
+			Registry: a.registry, Accounts: a.accounts,
+			Rollouts:  a.rollouts,
+			Webhooks:  a.webhooks,
+			DataPlans: a.plans,
+			Media:     a.media, Ingestor: a.ingestor, Classifier: a.classifier,
+			WebSocket: a.broker.WebSocket(), Ready: a.readiness,
+		},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
-			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
+			AppLink: c.AppLinkURL, DeviceCAs: a.deviceCAs(), Limits: c.httpLimits(),
 		})
-	return a, nil
+	return nil
 }
 
 // Ready is closed when every listener is open.
@@ -150,6 +215,16 @@ func (a *App) Ready() <-chan struct{} { return a.ready }
 
 // Addresses is where the program listens. It is valid once Ready is closed.
 func (a *App) Addresses() Addresses { return a.addresses }
+
+// listensAt is where the program listens for HTTP; "" while it does not.
+func (a *App) listensAt() string {
+	select {
+	case <-a.ready:
+		return a.addresses.HTTP
+	default:
+		return ""
+	}
+}
 
 // CAFile is the CA that the server's certificate is from in dev mode; "" outside.
 func (a *App) CAFile() string { return a.caFile }
@@ -202,7 +277,12 @@ func (a *App) Run(ctx context.Context) error {
 		}
 	})
 	background.Go(func() { a.accounts.Run(work) })
+	background.Go(func() { a.plans.Run(work) })
+	background.Go(func() { a.ingestor.Run(work) })
 	background.Go(func() { a.rollouts.Run(work) })
+	background.Go(func() { a.classifier.Run(work) })
+	background.Go(func() { a.media.Run(work) })
+	background.Go(func() { a.webhooks.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
 		background.Go(func() {
@@ -255,7 +335,7 @@ func (a *App) Close() error {
 			a.accounts.CloseMail(ctx)
 		}
 		a.registry.Close()
-		a.closeErr = a.db.Close()
+		a.closeErr = errors.Join(a.standins.Close(), a.db.Close())
 	})
 	return a.closeErr
 }
