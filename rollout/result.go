@@ -23,6 +23,9 @@ func (s *Service) succeed(ctx context.Context, tx Tx, m *moves, u Update, now ti
 	if err := s.auditResult(ctx, tx, "ota_success", u, now, nil); err != nil {
 		return err
 	}
+	if err := s.emit(ctx, tx, u, now); err != nil {
+		return err
+	}
 	return s.count(ctx, tx, m, u, true, now)
 }
 
@@ -52,6 +55,9 @@ func (s *Service) fail(ctx context.Context, tx Tx, m *moves, u Update, reason st
 	if u.State != Failed {
 		return nil
 	}
+	if err := s.emit(ctx, tx, u, now); err != nil {
+		return err
+	}
 	return s.count(ctx, tx, m, u, false, now)
 }
 
@@ -72,6 +78,17 @@ func (s *Service) auditResult(ctx context.Context, tx Tx, event string, u Update
 		data[key] = value
 	}
 	return s.audit(ctx, tx, deviceActor(u.DeviceID), u.DeviceID, event, data)
+}
+
+// emit tells the outside of the end of an update. [contracts H]
+func (s *Service) emit(ctx context.Context, tx Tx, u Update, now time.Time) error {
+	data := map[string]any{
+		"rollout_id": u.Rollout.ID, "version": u.Rollout.Release.Version, "from_version": u.FromVersion, "status": string(u.State), "attempt": u.Attempt,
+	}
+	if u.Reason != "" {
+		data["error"] = u.Reason
+	}
+	return registry.Emit(ctx, tx, registry.OutboxEvent{ID: s.opts.NextID(), Type: registry.EventOTACompleted, DeviceID: u.DeviceID, At: now, Data: data})
 }
 
 // count adds a result to its rollout, and halts that when too many have failed: in the
