@@ -13,6 +13,7 @@ import (
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/topic"
+	"github.com/opticworks/devicecloud/webhook"
 )
 
 func TestAnUpdateSucceedsByTheVersionThatTheDeviceReports(t *testing.T) {
@@ -42,6 +43,45 @@ func TestAnUpdateSucceedsByTheVersionThatTheDeviceReports(t *testing.T) {
 		equal(t, "results", []int{r.Succeeded, r.Failed}, []int{1, 0})
 		equal(t, "audit", n.events(d.id, "ota"), []string{"ota_success"})
 		equal(t, "told", d.told(), 1)
+	})
+}
+
+func TestTheEndOfAnUpdateIsToldOutside(t *testing.T) {
+	eachEngine(t, func(t *testing.T, n *node) {
+		all := n.fleet(2)
+		var no int64
+		err := n.db.Webhooks().InTx(ctx, func(tx webhook.Tx) (err error) {
+			no, err = tx.InsertEndpoint(ctx, webhook.Endpoint{
+				ID: "whe_1", URL: "https://hooks.example.com/x", Events: []string{registry.EventOTACompleted}, Secret: []byte("s"), CreatedBy: "admin:adm_1", CreatedAt: n.clock.now(), UpdatedAt: n.clock.now(),
+			}, 10)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ro := n.begin(n.release("1.3.0"))
+		all[0].updates()
+		n.step()
+		all[1].say("failed", 50, "hash_mismatch")
+		var bodies []string
+		err = n.db.Webhooks().View(ctx, func(tx webhook.Tx) error {
+			list, err := tx.Deliveries(ctx, no, "", 0, 10)
+			for _, d := range list {
+				bodies = append(bodies, d.DeviceID+" "+d.Body)
+			}
+			return err
+		})
+		if err != nil || len(bodies) != 2 {
+			t.Fatalf("%v %v", bodies, err)
+		}
+		for i, want := range []string{all[1].id + " ", all[0].id + " "} {
+			if !strings.HasPrefix(bodies[i], want) || !strings.Contains(bodies[i], `"type":"ota.completed"`) || !strings.Contains(bodies[i], ro.ID) {
+				t.Errorf("%s", bodies[i])
+			}
+		}
+		if !strings.Contains(bodies[0], `"status":"failed"`) || !strings.Contains(bodies[0], "hash_mismatch") || !strings.Contains(bodies[1], `"status":"succeeded"`) {
+			t.Errorf("%s", bodies)
+		}
 	})
 }
 
