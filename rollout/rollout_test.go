@@ -1,8 +1,10 @@
 package rollout_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -83,6 +85,28 @@ func TestTheEndOfAnUpdateIsToldOutside(t *testing.T) {
 			t.Errorf("%s", bodies)
 		}
 	})
+}
+
+func TestTheTriggerIsInTestdata(t *testing.T) {
+	text, err := os.ReadFile("../testdata/wire/ota-trigger.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var golden map[string]any
+	if err := json.Unmarshal(text, &golden); err != nil {
+		t.Fatal(err)
+	}
+	at, err := time.Parse(time.RFC3339, golden["issued_at"].(string))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rollout.Release{
+		Version: golden["version"].(string), URL: golden["url"].(string), SHA256: golden["sha256"].(string), MinRSSI: ptr(int64(golden["min_rssi"].(float64))),
+	}
+	sent, err := r.Trigger(golden["rollout_id"].(string), at)
+	if err != nil || string(sent) != strings.TrimSpace(string(text)) {
+		t.Errorf("%s %v", sent, err)
+	}
 }
 
 func ptr[T any](v T) *T { return &v }
