@@ -149,14 +149,13 @@ func open(t *testing.T, url, nodeID string, c *clock) *node {
 
 // device is a device of the tests.
 type device struct {
-	n           *node
-	mac, id     string
-	secret      string
-	session     *registry.Session
-	version     string
-	connectedAt time.Time
-	booted      time.Time
-	rssi        int
+	n       *node
+	mac, id string
+	secret  string
+	session *registry.Session
+	version string
+	booted  time.Time
+	rssi    int
 }
 
 // enrol makes the i-th device, of a kind of hardware.

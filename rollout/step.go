@@ -421,7 +421,7 @@ func (s *Service) send(ctx context.Context, mark func(Tx, *moves) ([]Update, err
 	}
 	s.logHalts(halted)
 	var missed []Update
-	var tooLarge = map[int64]bool{}
+	tooLarge := map[int64]bool{}
 	for _, u := range told {
 		payload, err := u.Rollout.Release.payload(u.Rollout.ID, u.TriggeredAt)
 		if err == nil {

@@ -17,8 +17,12 @@ const rolloutColumns = `r.rollout_no, r.rollout_id, r.status, r.percent, r.versi
 // rolloutDest is where the rolloutColumns and the releaseColumns go.
 func rolloutDest(r *rollout.Rollout) []any {
 	return append([]any{
-		&r.No, &r.ID, opt(&r.Status), &r.Percent, jsonList{&r.Cohort.Versions}, jsonList{&r.Cohort.Hardware}, &r.Listed, &r.RatePerMinute, &r.MaxAttempts,
-		seconds{&r.Timeout}, &r.HaltPercent, &r.HaltAfter, &r.PlannedAfter, at(&r.PacedUntil), &r.Succeeded, &r.Failed, &r.BaseSucceeded, &r.BaseFailed,
+		&r.No, &r.ID, opt(&r.Status), &r.Percent,
+		jsonList{&r.Cohort.Versions},
+		jsonList{&r.Cohort.Hardware},
+		&r.Listed, &r.RatePerMinute, &r.MaxAttempts,
+		seconds{&r.Timeout},
+		&r.HaltPercent, &r.HaltAfter, &r.PlannedAfter, at(&r.PacedUntil), &r.Succeeded, &r.Failed, &r.BaseSucceeded, &r.BaseFailed,
 		&r.CreatedBy, at(&r.CreatedAt), at(&r.UpdatedAt), at(&r.FinishedAt),
 	}, releaseDest(&r.Release)...)
 }
