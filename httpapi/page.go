@@ -27,6 +27,9 @@ const (
 	listCommands     list = 'm'
 	listPlans        list = 'l'
 	listPurchases    list = 'b'
+	listReleases     list = 'r'
+	listRollouts     list = 'o'
+	listUpdates      list = 'f'
 )
 
 // cursorLen is the length of a cursor, in characters.

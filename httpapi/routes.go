@@ -37,7 +37,7 @@ const (
 )
 
 // routes is every route that speaks JSON. Each under /api/ answers under /api/v1/
-// too. [contracts, HTTP route table]
+// too, and those of commands under neither. [contracts, HTTP route table]
 func (a *api) routes() []route {
 	return []route{
 		{post, "/api/auth/app-token", anybody, a.login},
@@ -73,6 +73,7 @@ func (a *api) routes() []route {
 		{remove, "/api/devices/{id}", person, a.removeDevice},
 		{get, "/api/devices/{id}/connections", person, a.listConnections},
 		{get, "/api/devices/{id}/events", person, a.listEvents},
+		{post, "/api/devices/{id}/events/{event_id}/classify", person, a.classifyEvent},
 		{post, "/api/devices/{id}/share", person, a.shareDevice},
 		{get, "/api/devices/{id}/shares", person, a.listShares},
 		{remove, "/api/devices/{id}/shares/{user_id}", person, a.removeShare},
@@ -152,6 +153,19 @@ func (a *api) routes() []route {
 		{post, "/admin/service-accounts/{id}/keys", admin, a.createAPIKey},
 		{remove, "/admin/service-accounts/{id}/keys/{key_id}", admin, a.revokeAPIKey},
 
+		{get, "/admin/releases", admin, a.listReleases},
+		{post, "/admin/releases", admin, a.createRelease},
+		{get, "/admin/releases/{id}", admin, a.getRelease},
+		{remove, "/admin/releases/{id}", admin, a.withdrawRelease},
+		{get, "/admin/rollouts", admin, a.listRollouts},
+		{post, "/admin/rollouts", admin, a.createRollout},
+		{get, "/admin/rollouts/{id}", admin, a.getRollout},
+		{patch, "/admin/rollouts/{id}", admin, a.changeRollout},
+		{post, "/admin/rollouts/{id}/pause", admin, a.pauseRollout},
+		{post, "/admin/rollouts/{id}/resume", admin, a.resumeRollout},
+		{post, "/admin/rollouts/{id}/cancel", admin, a.cancelRollout},
+		{get, "/admin/rollouts/{id}/devices", admin, a.listUpdates},
+
 		{get, "/livez", anybody, a.livez},
 		{get, "/readyz", anybody, a.readyz},
 	}
@@ -169,6 +183,8 @@ const (
 	pathUnpaid = "/checkout/cancel"
 	pathStream = "/api/events/stream"
 	alias      = "/api/v1/"
+	// pathCommands answers without /api too: so seed 004 spells it. [contracts G.2]
+	pathCommands = "/devices/{id}/commands"
 )
 
 // mount puts the tables into the router.
@@ -178,6 +194,9 @@ func (a *api) mount() {
 		a.handleFunc(rt.method, rt.path, rt.path, h)
 		if rest, ok := strings.CutPrefix(rt.path, "/api/"); ok {
 			a.handleFunc(rt.method, alias+rest, rt.path, h)
+		}
+		if bare := strings.TrimPrefix(rt.path, "/api"); strings.HasPrefix(bare, pathCommands) && bare != rt.path {
+			a.handleFunc(rt.method, bare, rt.path, h)
 		}
 	}
 	for path, text := range a.documents() {

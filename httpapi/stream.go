@@ -121,6 +121,8 @@ func newEvent(c *registry.Change) any {
 		return configEvent{head, newConfigBody(*c.Config)}
 	case registry.ChangeEvent:
 		return deviceEvent{head, newEventBody(*c.Event)}
+	case registry.ChangeOTA:
+		return otaEvent{head, newOTABody(*c.OTA)}
 	case registry.ChangeCommand:
 		return commandEvent{head, newCommandBody(*c.Command)}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/opticworks/devicecloud/httpapi"
 	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
 )
@@ -37,20 +38,22 @@ const (
 
 // App is the whole program. New, then Run once, then Close.
 type App struct {
-	config   Config
-	log      *slog.Logger
-	metrics  *prometheus.Registry
-	caFile   string
-	db       *sqlstore.DB
-	broker   *broker.Broker
-	registry *registry.Registry
-	accounts *account.Service
-	plans    *dataplan.Service
-	standins *standins
-	media    *media.Service
-	ingestor *media.Ingestor
-	handler  http.Handler
-	tls      *tls.Config
+	config     Config
+	log        *slog.Logger
+	metrics    *prometheus.Registry
+	caFile     string
+	db         *sqlstore.DB
+	broker     *broker.Broker
+	registry   *registry.Registry
+	accounts   *account.Service
+	plans      *dataplan.Service
+	standins   *standins
+	media      *media.Service
+	ingestor   *media.Ingestor
+	rollouts   *rollout.Service
+	classifier *media.Classifier
+	handler    http.Handler
+	tls        *tls.Config
 
 	ready     chan struct{}
 	draining  atomic.Bool
@@ -150,9 +153,12 @@ func (a *App) build(ctx context.Context, c Config) error {
 		return errors.Join(err, a.Close())
 	}
 	a.media = media.New(a.db.Media(), a.registry, media.Options{NextID: regOptions.NextID, Logger: log})
+	a.rollouts = rollout.New(a.db.Rollouts(), a.registry, courier, rollout.Options{
+		NodeID: c.NodeID, Root: root, NextID: regOptions.NextID, Logger: log,
+	})
 	err = a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
 		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(),
-		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
+		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(), Updates: a.rollouts,
 	})...)
 	if err == nil {
 		err = errors.Join(
@@ -163,15 +169,21 @@ func (a *App) build(ctx context.Context, c Config) error {
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
-	if a.ingestor, err = c.newIngestor(a.db, a.registry, regOptions, log); err == nil {
-		err = a.metrics.Register(newIngestCollector(a.ingestor.Counters()))
+	if a.classifier, err = c.newClassifier(ctx, a.media, a.db, regOptions, log); err == nil {
+		a.ingestor, err = c.newIngestor(a.db, a.registry, a.classifier, regOptions, log)
+	}
+	if err == nil {
+		err = a.metrics.Register(newEventCollector(a.ingestor.Counters(), a.classifier.Counters()))
 	}
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
 	a.handler = httpapi.New(
 		httpapi.Deps{
-			Registry: a.registry, Accounts: a.accounts, DataPlans: a.plans, Media: a.media, Ingestor: a.ingestor,
+			Registry: a.registry, Accounts: a.accounts,
+			Rollouts:  a.rollouts,
+			DataPlans: a.plans,
+			Media:     a.media, Ingestor: a.ingestor, Classifier: a.classifier,
 			WebSocket: a.broker.WebSocket(), Ready: a.readiness,
 		},
 		httpapi.Options{
@@ -250,6 +262,8 @@ func (a *App) Run(ctx context.Context) error {
 	background.Go(func() { a.accounts.Run(work) })
 	background.Go(func() { a.plans.Run(work) })
 	background.Go(func() { a.ingestor.Run(work) })
+	background.Go(func() { a.rollouts.Run(work) })
+	background.Go(func() { a.classifier.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
 		background.Go(func() {

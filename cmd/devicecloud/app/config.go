@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strings"
 	"time"
+
+	"github.com/opticworks/devicecloud/partner/kvs"
 )
 
 // Config is every setting that something in the program obeys. A field's flag is
@@ -87,6 +89,15 @@ type Config struct {
 	DevStandins                     bool   `name:"dev-standins" help:"with --dev: stand-ins for the partners that are not configured; devicecloud demo has them"`
 	IngestKeys                      Secret `name:"ingest-keys" help:"k1:secret,k2:secret of who signs events that it sends; empty: none are taken"`
 	IngestKeysFile                  string `name:"ingest-keys-file" help:"file that holds INGEST_KEYS"`
+
+	// AWSAccess is how AWS is reached. It is no setting: the SDK has its own, and a
+	// stand-in sets this.
+	AWSAccess kvs.Access `kong:"-"`
+
+	BedrockEnabled    bool   `name:"bedrock-enabled" help:"a model of Amazon Bedrock says what is to be seen in the pictures of events"`
+	BedrockModelID    string `name:"bedrock-model-id" default:"us.amazon.nova-lite-v1:0" help:"model or inference profile"`
+	BedrockRegion     string `name:"bedrock-region" help:"AWS region where the model is asked; empty: no classification"`
+	BedrockDailyLimit int    `name:"bedrock-daily-limit-per-device" default:"50" help:"pictures of one device that the model is shown on a day (UTC); 0: no limit"`
 
 	LimitConnectsPerDevice  Rate `name:"limit-connects-per-device" default:"6/m:20" dev:"0" help:"MQTT connections of one device"`
 	LimitStatePerDevice     Rate `name:"limit-state-per-device" default:"1/s:10" dev:"0" help:"state messages of one device"`

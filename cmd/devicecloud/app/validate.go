@@ -30,6 +30,7 @@ func (c *Config) Prepare() error {
 		c.checkPlans(),
 		errorOf(c.trustedProxies()),
 		errorOf(c.ingestKeys()),
+		c.checkBedrock(),
 		errorOf(c.staffProvider(slog.New(slog.DiscardHandler))),
 	)
 }
@@ -176,6 +177,7 @@ func (c *Config) checkNumbers() error {
 	}{
 		{"OFFLINE_THRESHOLD_SEC", c.OfflineThresholdSec, 10, 86400},
 		{"PAIRING_CODE_EXPIRY_SEC", c.PairingCodeExpirySec, 30, 3600},
+		{"BEDROCK_DAILY_LIMIT_PER_DEVICE", c.BedrockDailyLimit, 0, 1 << 20},
 		{"TRIAL_DAYS", c.TrialDays, 0, 36500},
 		{"MAX_DEVICES_PER_USER", c.MaxDevicesPerUser, 1, 100000},
 		{"AUDIT_RETENTION_DAYS", c.AuditRetentionDays, 1, 36500},
