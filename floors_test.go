@@ -22,6 +22,7 @@ var floors = map[string]int{
 	"dataplan":              2,
 	"media":                 2,
 	"rollout":               2,
+	"webhook":               2,
 	"sqlstore":              3,
 	"hooks":                 3,
 	"partner/bedrock":       3,

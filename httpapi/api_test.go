@@ -29,6 +29,7 @@ import (
 	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
+	"github.com/opticworks/devicecloud/webhook"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -163,6 +164,7 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	deps := httpapi.Deps{
 		Registry: w.reg, Accounts: w.accounts,
 		Rollouts:   w.rollouts,
+		Webhooks:   webhook.New(w.db.Webhooks(), w.reg, webhook.Options{Now: w.clock.Now, NextID: nextID, Logger: log}),
 		DataPlans:  w.plans,
 		Media:      service,
 		Classifier: media.NewClassifier(service, w.db.Classifications(), media.ClassifyOptions{Model: w.model, ModelID: "model-1", DailyLimit: 50, Now: w.clock.Now, NextID: nextID, Logger: log}),

@@ -175,7 +175,13 @@ var access = map[string]refusal{
 	"GET /admin/stats":                                  {want: "401 403 403 403 403 403 200"},
 	"POST /api/internal/aws/iot-event":                  {want: "401 401 401 401 401 401 401"}, // a signature, and no token, is what lets in
 	"POST /api/ingest/iot-events":                       {want: "401 401 401 401 401 401 401"},
-	"POST /api/devices/{id}/events/{event_id}/classify": {want: "401 404 403 403 403 404 404"}, // the device is entitled to nothing
+	"POST /api/devices/{id}/events/{event_id}/classify": {want: "401 404 403 403 403 404 404"},             // the device is entitled to nothing
+	"POST /api/devices/{id}/stream":                     {body: `{}`, want: "401 404 403 403 403 404 404"}, // of no plan
+	"GET /api/devices/{id}/stream":                      {want: "401 404 403 403 403 404 404"},
+	"GET /api/devices/{id}/clip":                        {want: "401 404 400 400 400 404 404"},
+	"POST /api/devices/{id}/webrtc":                     {body: `{}`, want: "401 404 403 403 403 404 404"},
+	"POST /api/devices/{id}/aws-identity":               {want: "401 404 403 403 403 404 404"},
+	"GET /api/device/kvs-credentials":                   {want: "401 401 401 401 401 401 401"},
 	"GET /api/devices/{id}/config":                      {want: "401 404 200 200 200 200 200"},
 	"PUT /api/devices/{id}/config":                      {body: `{"version":0,"zones":[]}`, want: "401 404 403 200 409 403 409"},
 	"POST /api/devices/{id}/diagnostics":                {body: `{"include":["heap"],"wait":0}`, want: "401 404 403 409 409 403 409"},
@@ -389,6 +395,8 @@ func TestBadBodies(t *testing.T) {
 		"POST /api/devices/claims":              {`[]`},
 		"POST /admin/devices/{id}/entitlements": {`{}`, `{"capability":5}`, `{"capability":"read"}`, `{"capability":"live_view","ends_at":"soon"}`, `{"capability":"live_view","ends_at":"2020-01-01T00:00:00Z"}`, `{"capability":"live_view","history_days":-1}`, `{"capability":"live_view","history_days":"7"}`},
 		"PATCH /admin/devices/{id}":             {`{}`, `{"video":5}`, `{"video":{"stream_name":5}}`, `{"video":{"stream_name":"a b"}}`, `{"video":{"stream_arn":"cam-1"}}`, `{"video":{"channel_arn":"arn:aws:kinesisvideo:us-east-1:123456789012:stream/cam/1"}}`, `{"video":{"channel_name":"a","channel_arn":"arn:aws:kinesisvideo:us-east-1:123456789012:channel/b/1"}}`, `{"video":{"thing_name":"` + strings.Repeat("y", 300) + `"}}`},
+		"POST /api/devices/{id}/stream":         {`{"protocol":5}`, `{"protocol":"rtsp"}`, `{"mode":"yesterday"}`, `{"mode":"on_demand"}`, `{"mode":"on_demand","start":"soon"}`, `{"mode":"live","start":"2026-01-15T10:00:00Z"}`, `{"mode":"on_demand","start":"2026-01-15T10:00:00Z","end":"2026-01-15T09:00:00Z"}`, `{"mode":"on_demand","start":"2026-01-15T10:00:00Z","end":"2026-01-17T10:00:00Z"}`, `{"expires_in":"300"}`},
+		"POST /api/devices/{id}/webrtc":         {`{"client_id":5}`, `[]`},
 		"POST /admin/devices/claim":             {`{}`, `{"device_id":5}`, `{"device_id":"x"}`, `{"user_id":"x"}`, `{"device_id":"x","user_email":"nobody"}`, `{"device_id":"x","user_id":"y","proof":5}`},
 		"POST /api/devices/{id}/share":          {`{}`, `{"user_email":5,"role":"viewer"}`, `{"user_email":"a@example.com"}`, `{"user_email":"a@example.com","role":"owner"}`, `{"user_email":"a@example.com","role":[]}`, `{"user_email":"nobody","role":"viewer"}`, `{"user_email":"a@example.com","role":"viewer","ends_at":"soon"}`, `{"user_email":"a@example.com","role":"viewer","ends_at":"2020-01-01T00:00:00Z"}`, `{"user_email":"a@example.com","role":"viewer","starts_at":"2027-02-01T00:00:00Z","ends_at":"2027-01-01T00:00:00Z"}`},
 		"POST /api/devices/{id}/transfer":       {`{}`, `{"user_email":[]}`, `{"user_email":"nobody"}`, `{"user_email":"a@example.com\u0000"}`},
@@ -419,7 +427,8 @@ func TestBadBodies(t *testing.T) {
 // taker is somebody whose body the route looks at.
 func taker(canonical string) string {
 	switch canonical {
-	case "POST /api/me/identities", "POST /api/devices/activate", "POST /api/devices/claims", "POST /api/checkout/data-plan":
+	case "POST /api/me/identities", "POST /api/devices/activate", "POST /api/devices/claims", "POST /api/checkout/data-plan",
+		"POST /api/devices/{id}/stream", "POST /api/devices/{id}/webrtc": // staff see no video
 		return "owner"
 	}
 	return "admin"
