@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -195,7 +196,10 @@ func TestFailures(t *testing.T) {
 			_, _ = fmt.Fprint(w, body)
 		}
 	}
-	slow := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	slow := func(_ http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body) // or the server does not see the client go
+		<-r.Context().Done()
+	}
 	for name, h := range map[string]http.HandlerFunc{
 		"a refused key":   answer(401, `{"error":{"type":"invalid_request_error","message":"Invalid API Key provided: `+key+`"}}`),
 		"a refused card":  answer(402, `{"error":{"type":"card_error","code":"card_declined","message":"`+key+`"}}`),
@@ -259,11 +263,12 @@ func TestALostAnswerIsAskedForAgain(t *testing.T) {
 	}))
 	defer proxy.Close()
 	c := client(proxy.URL, s.Key())
-	first, err := c.CreateSession(t.Context(), purchase(dataplan.ModePayment), pages)
+	p := purchase(dataplan.ModePayment)
+	first, err := c.CreateSession(t.Context(), p, pages)
 	if err != nil || lost.Load() != 2 {
 		t.Fatalf("%v after %d requests", err, lost.Load())
 	}
-	again, err := c.CreateSession(t.Context(), purchase(dataplan.ModePayment), pages)
+	again, err := c.CreateSession(t.Context(), p, pages)
 	if err != nil || again != first {
 		t.Errorf("%v %v, want %v", again, err, first)
 	}
