@@ -36,6 +36,9 @@ type Courier struct {
 	foreign map[*mqtt.Client]*session                        // of somebody else's listener
 	load    func(userID string) (map[string]struct{}, error) // reads what a person may read; set by All
 
+	targets        *targets
+	targetsCommand func(on bool) (registry.CommandDelivery, error) // set by All
+
 	reloads sync.WaitGroup
 	guarded atomic.Bool // a guard is installed
 }
@@ -54,6 +57,7 @@ func NewCourier(server *mqtt.Server, root topic.Root, logger *slog.Logger) *Cour
 		people: map[string]*person{}, foreign: map[*mqtt.Client]*session{},
 	}
 	c.metrics = newMetrics(c)
+	c.targets = c.newTargets()
 	return c
 }
 
@@ -82,12 +86,20 @@ func (c *Courier) Deliver(deviceID string, k topic.Kind, payload []byte) error {
 }
 
 func (c *Courier) deliver(s *session, k topic.Kind, payload []byte) error {
+	return c.deliverFor(s, k, payload, 0)
+}
+
+// deliverFor is deliver with a Message Expiry for MQTT 5; 0: none.
+func (c *Courier) deliverFor(s *session, k topic.Kind, payload []byte, expiry time.Duration) error {
 	if !s.live.Load() || s.ending.Load() != nil {
 		return registry.ErrOffline
 	}
 	pk := packets.Packet{
 		FixedHeader: packets.FixedHeader{Type: packets.Publish},
 		TopicName:   c.root.Build(s.id, k), Payload: payload,
+	}
+	if s.version == 5 {
+		pk.Properties.MessageExpiryInterval = uint32(expiry / time.Second)
 	}
 	id, qos, err := s.device.outbox.take(k)
 	if err != nil {
@@ -240,6 +252,7 @@ func (c *Courier) admit(username string, s *session) (retired []retirement) {
 	c.live[s.id], s.retired = s, nil
 	s.accepted.Store(true)
 	if s.before != nil {
+		s.before.successor.Store(s)
 		s.before.superseded.Store(true)
 		s.before.release()
 	}

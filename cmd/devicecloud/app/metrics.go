@@ -6,11 +6,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/opticworks/devicecloud/dataplan"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 )
 
-// registryCollector exports the registry's counters; the domain itself knows no
-// metrics library.
+// registryCollector exports counters of a domain, which itself knows no metrics library.
 type registryCollector struct {
 	counters []counter
 }
@@ -61,6 +61,26 @@ func newCollector(rows []metric) *registryCollector {
 	var all []counter
 	for _, row := range rows {
 		all = append(all, counter{prometheus.NewDesc(row.name, row.help, nil, nil), row.value, row.scale})
+	}
+	return &registryCollector{all}
+}
+
+// newEventCollector exports the counters of events from outside, and of the model that
+// looks at their pictures.
+func newEventCollector(c *media.IngestCounters, m *media.ClassifyCounters) *registryCollector {
+	var all []counter
+	for _, row := range []struct {
+		name, help string
+		value      *atomic.Int64
+	}{
+		{"registry_ingested_events_total", "Events from outside that were taken.", &c.Accepted},
+		{"registry_ingest_duplicates_total", "Events from outside that had been taken before.", &c.Duplicates},
+		{"registry_ingest_refused_total", "Deliveries and events from outside that were refused.", &c.Refused},
+		{"registry_classifier_calls_total", "Calls of the model that looks at pictures of events; each is paid for.", &m.Calls},
+		{"registry_classified_events_total", "Events whose picture the model has judged.", &m.Done},
+		{"registry_classification_failures_total", "Tries to classify an event that failed.", &m.Failed},
+	} {
+		all = append(all, counter{prometheus.NewDesc(row.name, row.help, nil, nil), row.value, 1})
 	}
 	return &registryCollector{all}
 }
