@@ -42,6 +42,7 @@ type adminDetailBody struct {
 	Shares       []shareBody       `json:"shares"`
 	Credentials  []credentialBody  `json:"credentials"`
 	Entitlements []entitlementBody `json:"entitlements"` // now or later
+	Connectivity *connBody         `json:"connectivity"` // as its people see it
 }
 
 type ownerBody struct {
@@ -157,7 +158,11 @@ func (a *api) adminGetDevice(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(newAdminDetailBody(d))
+	b := newAdminDetailBody(d)
+	if b.Connectivity, err = a.connectivity(r, d.Device); err != nil {
+		return answer{}, err
+	}
+	return ok(b)
 }
 
 func (a *api) deleteDevice(r *request) (answer, error) {

@@ -22,6 +22,7 @@ import (
 	"github.com/getkin/kin-openapi/routers/gorillamux"
 	"github.com/opticworks/devicecloud"
 	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/httpapi"
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/sqlstore"
@@ -147,7 +148,8 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	if err != nil {
 		t.Fatal(err)
 	}
-	deps := httpapi.Deps{Registry: w.reg, Accounts: w.accounts}
+	plans := dataplan.New(w.db.DataPlans(), w.reg, dataplan.Options{Now: w.clock.Now, NextID: nextID, Logger: log})
+	deps := httpapi.Deps{Registry: w.reg, Accounts: w.accounts, DataPlans: plans}
 	opts := httpapi.Options{Logger: log, Registerer: w.metrics, Now: w.clock.Now}
 	if change != nil {
 		change(&deps, &opts)
@@ -412,5 +414,9 @@ func newHouse(t testing.TB) (w *world, deviceID string) {
 		w.give(t, deviceID, w.login(t, name, name+"@example.com"), role)
 	}
 	w.login(t, "stranger", "stranger@example.com")
+	w.do(t, call{
+		method: "POST", path: "/admin/sims/import", as: "admin", header: map[string]string{"Content-Type": "text/csv"},
+		body: "iccid,eid,imsi,msisdn,device_id\n8900000000000000017,89000000000000000000000000000017,901000000000017,882000000017," + deviceID + "\n",
+	}).want(t, 200, "")
 	return w, deviceID
 }

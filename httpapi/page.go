@@ -25,6 +25,7 @@ const (
 	listServices     list = 'v'
 	listInvitations  list = 'i'
 	listCommands     list = 'm'
+	listSIMs         list = 'k'
 )
 
 // cursorLen is the length of a cursor, in characters.

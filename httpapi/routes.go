@@ -88,6 +88,15 @@ func (a *api) routes() []route {
 		{get, "/api/devices/{id}/commands/{command_id}", person, a.getCommand},
 		{remove, "/api/devices/{id}/commands/{command_id}", person, a.cancelCommand},
 
+		{get, "/api/devices/{id}/sim", person, a.deviceSIM},
+		{post, "/api/webhooks/eiotclub", anybody, a.carrierWebhook}, // by signature
+		{get, "/admin/sims", factory, a.listSIMs},
+		{post, "/admin/sims/import", factory, a.importSIMs},
+		{get, "/admin/sims/{sim_id}", factory, a.getSIM},
+		{post, "/admin/sims/{sim_id}/assign", factory, a.assignSIM},
+		{post, "/admin/sims/{sim_id}/unassign", factory, a.unassignSIM},
+		{post, "/admin/sims/{sim_id}/refresh", factory, a.refreshSIM},
+
 		{post, "/admin/enroll", factory, a.enroll},
 		{post, "/admin/devices/import", factory, a.importDevices},
 		{post, "/admin/orders", factory, a.createOrder},

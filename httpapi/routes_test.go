@@ -147,6 +147,14 @@ var access = map[string]refusal{
 	"POST /api/devices/{id}/commands":                {body: `{"requestId":"r1","type":"identify"}`, want: "401 404 403 202 202 403 202"},
 	"GET /api/devices/{id}/commands":                 {want: "401 404 403 200 200 403 200"},
 	"GET /api/devices/{id}/commands/{command_id}":    {want: "401 404 403 404 404 403 404"},
+	"GET /api/devices/{id}/sim":                      {want: "401 404 403 200 200 200 200"},
+	"POST /api/webhooks/eiotclub":                    {want: "500 500 500 500 500 500 500"}, // not configured
+	"GET /admin/sims":                                {want: "401 403 403 403 403 403 200"},
+	"POST /admin/sims/import":                        {csv: true, body: "iccid,device_id\n", want: "401 403 403 403 403 403 200"},
+	"GET /admin/sims/{sim_id}":                       {want: "401 403 403 403 403 403 404"},
+	"POST /admin/sims/{sim_id}/assign":               {body: `{"device_id":"x"}`, want: "401 403 403 403 403 403 404"},
+	"POST /admin/sims/{sim_id}/unassign":             {want: "401 403 403 403 403 403 404"},
+	"POST /admin/sims/{sim_id}/refresh":              {want: "401 403 403 403 403 403 404"},
 	"DELETE /api/devices/{id}/commands/{command_id}": {want: "401 404 403 404 404 403 404"},
 }
 
@@ -316,6 +324,7 @@ func TestBadBodies(t *testing.T) {
 			`{"requestId":"r","type":"unlock","ttlSec":61}`, `{"requestId":"r","type":"factory-reset","params":{"now":true}}`, `{"requestId":"r","type":"set-config"}`,
 			`{"requestId":"r","type":"set-config","params":{"zones":[{}]}}`, `{"requestId":"r","type":"ota","params":{"version":"1","url":"http://x/","sha256":"` + strings.Repeat("a", 64) + `"}}`,
 		},
+		"POST /admin/sims/{sim_id}/assign":      {`{}`, `{"device_id":5}`, `{"device_id":["x"]}`, `{"device_id":""}`},
 		"POST /api/auth/app-token":              {`{"provider":5}`, `{"provider":"dev","id_token":[]}`, `{"device":"x"}`, `{"provider":"dev","id_token":"a@example.com","device":{"install_id":"` + strings.Repeat("x", 65) + `"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"a\nb"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"\u0000"}}`},
 		"POST /api/auth/refresh":                {`{"refresh_token":5}`, `{"refresh_token":["x"]}`, `{"refresh_token":"x","install_id":5}`, `{}`, `{"refresh_token":""}`, `{"refresh_token":null}`},
 		"POST /api/auth/logout":                 {`{"all":"true"}`, `{"all":1}`, `{"refresh_token":{}}`},

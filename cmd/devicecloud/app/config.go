@@ -77,6 +77,15 @@ type Config struct {
 	AdminOIDCAdminGroup       string            `name:"admin-oidc-admin-group" help:"whose members are administrators"`
 	AdminOIDCSupportGroup     string            `name:"admin-oidc-support-group" help:"whose members are support staff"`
 
+	EIOTClubAppKey             string   `name:"eiotclub-app-key" help:"our account at the SIM carrier; empty: nothing is ordered there"`
+	EIOTClubSecret             Secret   `name:"eiotclub-secret" help:"its secret"`
+	EIOTClubSecretFile         string   `name:"eiotclub-secret-file" help:"file that holds EIOTCLUB_SECRET"`
+	EIOTClubBaseURL            string   `name:"eiotclub-base-url" help:"where the carrier answers; empty: https://oapi.eiotclub.com"`
+	EIOTClubWebhookSecret      Secret   `name:"eiotclub-webhook-secret" help:"signs the carrier's notifications, may be EIOTCLUB_SECRET; empty: none are taken"`
+	EIOTClubWebhookSecretFile  string   `name:"eiotclub-webhook-secret-file" help:"file that holds EIOTCLUB_WEBHOOK_SECRET"`
+	EIOTClubTimestampWindowSec int      `name:"eiotclub-timestamp-window-sec" default:"86400" help:"how far from now a notification may be signed, seconds"`
+	EIOTClubAllowedIPs         []string `name:"eiotclub-allowed-ips" help:"addresses or prefixes from which notifications are taken; empty: any"`
+
 	LimitConnectsPerDevice  Rate `name:"limit-connects-per-device" default:"6/m:20" dev:"0" help:"MQTT connections of one device"`
 	LimitStatePerDevice     Rate `name:"limit-state-per-device" default:"1/s:10" dev:"0" help:"state messages of one device"`
 	LimitTelemetryPerDevice Rate `name:"limit-telemetry-per-device" default:"1/m:5" dev:"0" help:"telemetry messages of one device"`

@@ -27,6 +27,7 @@ func (c *Config) Prepare() error {
 		c.checkSecrets(),
 		c.checkNumbers(),
 		c.checkIdentity(),
+		errorOf(c.carrier()),
 		errorOf(c.trustedProxies()),
 		errorOf(c.staffProvider(slog.New(slog.DiscardHandler))),
 	)
@@ -151,6 +152,8 @@ func (c *Config) checkStrength() error {
 		{"DATABASE_URL", c.DatabaseURL, weakURL},
 		{"SMTP_URL", c.SMTPURL, weakURL},
 		{"WECHAT_SECRET", c.WeChatSecret, weakShared},
+		{"EIOTCLUB_SECRET", c.EIOTClubSecret, weakShared},
+		{"EIOTCLUB_WEBHOOK_SECRET", c.EIOTClubWebhookSecret, weakShared},
 		{"ADMIN_OIDC_CLIENT_SECRET", c.AdminOIDCClientSecret, weakShared},
 	} {
 		if s.secret == "" {
@@ -175,6 +178,7 @@ func (c *Config) checkNumbers() error {
 		{"MAX_DEVICES_PER_USER", c.MaxDevicesPerUser, 1, 100000},
 		{"AUDIT_RETENTION_DAYS", c.AuditRetentionDays, 1, 36500},
 		{"HISTORY_RETENTION_DAYS", c.HistoryRetentionDays, 1, 36500},
+		{"EIOTCLUB_TIMESTAMP_WINDOW_SEC", c.EIOTClubTimestampWindowSec, 60, 30 * 86400},
 		{"LIMIT_OTA_STATUS_PER_UPDATE", c.LimitOTAStatusPerUpdate, 0, 1 << 20},
 		{"MQTT_MAX_CONNECTIONS", c.MQTTMaxConnections, 0, 1 << 30},
 		{"MQTT_MAX_CONNECTIONS_PER_ADDRESS", c.MQTTMaxPerAddress, 0, 1 << 30},
@@ -194,8 +198,13 @@ func (c *Config) checkNumbers() error {
 
 // trustedProxies reads TRUSTED_PROXIES: addresses and prefixes.
 func (c *Config) trustedProxies() ([]netip.Prefix, error) {
+	return prefixes("TRUSTED_PROXIES", c.TrustedProxies)
+}
+
+// prefixes reads a setting that lists addresses and prefixes.
+func prefixes(name string, list []string) ([]netip.Prefix, error) {
 	var all []netip.Prefix
-	for _, text := range c.TrustedProxies {
+	for _, text := range list {
 		text = strings.TrimSpace(text)
 		if text == "" {
 			continue
@@ -206,7 +215,7 @@ func (c *Config) trustedProxies() ([]netip.Prefix, error) {
 		}
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
-			return nil, fmt.Errorf("TRUSTED_PROXIES: %q is neither an address nor a prefix", text)
+			return nil, fmt.Errorf("%s: %q is neither an address nor a prefix", name, text)
 		}
 		all = append(all, p)
 	}
