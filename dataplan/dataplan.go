@@ -7,7 +7,7 @@
 // order; because facts only grow, every order of their reports ends in the same status.
 //
 // One noun, one file: plan.go, purchase.go, checkout.go, event.go (what the payment
-// provider reports), period.go (subscriptions), refund.go, reconcile.go. [contracts D, E.4]
+// provider reports), settle.go (what follows from it), period.go (subscriptions), refund.go, reconcile.go. [contracts D, E.4]
 package dataplan
 
 import (

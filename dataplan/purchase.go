@@ -35,22 +35,22 @@ const (
 
 // stages is the table of the machine: where a stage may go. The rest is refused, with
 // an audit row. Money that came in is never ignored: a purchase that was given up goes
-// on when it is paid after all. [contracts E.4]
+// on when it is paid after all. Refunds, disputes and holds are no stages: they are
+// reachable from anywhere. [contracts E.4]
 var stages = map[Status][]Status{
 	Pending:           {Paid, Canceled, Failed},
 	Canceled:          {Paid, Failed},
-	Failed:            {Paid}, // while nothing was paid; the carrier's refusal is final
-	Paid:              {PendingAssignment, Ordering, Active, Failed},
-	PendingAssignment: {Ordering, Active, Failed},
-	Ordering:          {Active, Failed, PendingAssignment},
+	Failed:            {Paid}, // only asked for while nothing was paid: what the carrier refused stays so
+	Paid:              {PendingAssignment, Ordering, Active},
+	PendingAssignment: {Ordering},
+	Ordering:          {Active, Failed},
 	Active:            {Expired},
 	Expired:           {Active}, // of a subscription that is paid late
 }
 
 // mayMove reports whether the table has a way for the purchase to a stage.
 func (p *Purchase) mayMove(to Status) bool {
-	switch {
-	case p.Stage == Failed && !p.PaidAt.IsZero(), p.Stage == Expired && p.Plan.Mode != ModeSubscription:
+	if p.Stage == Expired && p.Plan.Mode != ModeSubscription {
 		return false
 	}
 	return slices.Contains(stages[p.Stage], to)
@@ -136,6 +136,9 @@ type PurchaseTx interface {
 	// PutPayment merges what is known of a payment: amounts never shrink, and once known
 	// to be of a purchase it stays there. It returns whose it is, "" while that is unknown.
 	PutPayment(ctx context.Context, p Payment) (purchaseID string, err error)
+	// LatestPayment is the payment of a purchase that was made last and is not wholly
+	// refunded; "" when there is none.
+	LatestPayment(ctx context.Context, purchaseID string) (intentID string, err error)
 	// PutDispute merges what is known of a dispute of a payment: a closed one stays closed.
 	PutDispute(ctx context.Context, d Dispute) error
 	// PutPeriod merges what is known of an invoice: a paid one stays paid.
@@ -174,7 +177,7 @@ var (
 	ErrNoSIM              = registry.E(registry.Conflict, "no_sim", "The device has no SIM card that a plan could be bought for.")
 	ErrPurchaseInProgress = registry.E(registry.Conflict, "purchase_in_progress", "Somebody is paying for the same plan of this device. Try again when that is over.")
 	ErrKeyReused          = registry.E(registry.Conflict, "idempotency_conflict", "This Idempotency-Key was used for another request.")
-	ErrPaymentProvider    = registry.E(registry.Internal, "payment_provider_error", "The payment provider does not answer as it should. Try again.")
+	ErrPaymentProvider    = registry.E(registry.Upstream, "payment_provider_error", "The payment provider does not answer as it should. Try again.")
 	ErrNotHeld            = registry.E(registry.Conflict, "not_on_hold", "The purchase is not on hold.")
 	ErrNotRefundable      = registry.E(registry.Conflict, "not_refundable", "There is nothing to give back: it was not paid, or was refunded.")
 )

@@ -47,7 +47,7 @@ func (p *Purchase) status(f Facts) Status {
 		return Hold
 	case f.PartRefunds > 0:
 		return PartiallyRefunded
-	case f.Unpaid > 0 && p.EndedAt.IsZero() && (p.Stage == Active || p.Stage == Expired):
+	case f.Unpaid > 0 && p.EndedAt.IsZero() && !p.PaidAt.IsZero():
 		return PastDue
 	}
 	return p.Stage
@@ -61,9 +61,7 @@ func (s *Service) advance(ctx context.Context, tx Tx, a registry.Actor, p *Purch
 	from := p.Stage
 	if to != from {
 		if !p.mayMove(to) {
-			s.counters.Refused.Add(1)
-			err := s.audit(ctx, tx, a, p.DeviceID, "transition_refused", map[string]any{"purchase_id": p.ID, "from": from, "to": to, "why": why})
-			if err != nil {
+			if err := s.refuse(ctx, tx, a, p, to, why); err != nil {
 				return false, err
 			}
 			return false, s.settle(ctx, tx, a, p, from, why)
@@ -73,12 +71,21 @@ func (s *Service) advance(ctx context.Context, tx Tx, a registry.Actor, p *Purch
 	return to != from, s.settle(ctx, tx, a, p, from, why)
 }
 
+// refuse records that a purchase was told to go where it cannot.
+func (s *Service) refuse(ctx context.Context, tx Tx, a registry.Actor, p *Purchase, to Status, why string) error {
+	s.counters.Refused.Add(1)
+	return s.audit(ctx, tx, a, p.DeviceID, "transition_refused", map[string]any{"purchase_id": p.ID, "from": p.Stage, "to": to, "why": why})
+}
+
 // settle works out the status of a purchase anew and writes it, with an audit row for a
 // transition, and makes the device's entitlements follow.
 func (s *Service) settle(ctx context.Context, tx Tx, a registry.Actor, p *Purchase, from Status, why string) error {
 	f, err := tx.Facts(ctx, p.ID)
 	if err != nil {
 		return err
+	}
+	if p.Plan.Mode == ModeSubscription && !p.ActiveAt.IsZero() && f.PaidUntil.After(p.ActiveUntil) {
+		p.ActiveUntil = f.PaidUntil
 	}
 	before := p.Status
 	p.Status, p.UpdatedAt = p.status(f), s.now()
@@ -101,8 +108,34 @@ func (s *Service) settle(ctx context.Context, tx Tx, a registry.Actor, p *Purcha
 			return err
 		}
 	}
+	if err := s.tell(ctx, tx, p, before, from); err != nil {
+		return err
+	}
 	return s.entitle(ctx, tx, p)
 }
+
+// tell lets the outside hear that a plan has begun, or that its money went back.
+func (s *Service) tell(ctx context.Context, tx Tx, p *Purchase, before, from Status) error {
+	typ := ""
+	switch {
+	case p.Stage == Active && from != Active:
+		typ = registry.EventPlanActivated
+	case p.Status == Refunded && before != Refunded:
+		typ = registry.EventPlanRefunded
+	default:
+		return nil
+	}
+	return registry.Emit(ctx, tx, registry.OutboxEvent{ID: s.opts.NextID(), Type: typ, DeviceID: p.DeviceID, At: p.UpdatedAt, Data: map[string]any{
+		"purchase_id": p.ID, "user_id": p.UserID, "plan_id": p.Plan.ID, "status": p.Status,
+	}})
+}
+
+// renewalGrace is how long a subscription's service goes on after a paid period: the
+// provider finalises and collects the next invoice an hour or more after it began.
+const renewalGrace = 24 * time.Hour
+
+// renews reports whether the purchase is a subscription that has not been ended.
+func (p *Purchase) renews() bool { return p.Plan.Mode == ModeSubscription && p.EndedAt.IsZero() }
 
 // entitle makes what the device is entitled to follow the purchase: it begins when the
 // carrier's package does, rests while the money is in doubt, and ends with it.
@@ -113,6 +146,9 @@ func (s *Service) entitle(ctx context.Context, tx Tx, p *Purchase) error {
 	}
 	now := s.now()
 	ends, suspended := p.ActiveUntil, time.Time{}
+	if p.renews() && !ends.IsZero() {
+		ends = ends.Add(renewalGrace)
+	}
 	switch {
 	case p.Status == Refunded, p.Stage == Expired, p.Stage == Failed:
 		if ends.IsZero() || ends.After(now) {

@@ -26,6 +26,9 @@ const (
 	listInvitations  list = 'i'
 	listCommands     list = 'm'
 	listSIMs         list = 'k'
+
+	listPlans     list = 'l'
+	listPurchases list = 'b'
 )
 
 // cursorLen is the length of a cursor, in characters.

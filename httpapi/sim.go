@@ -218,9 +218,6 @@ func (a *api) refreshSIM(r *request) (answer, error) {
 	return a.oneSIM(r, func(id int64) (dataplan.SIM, error) { return a.DataPlans.RefreshSIM(r.Context(), r.actor, id) })
 }
 
-// errNotConfigured is ours to mend, and the caller's to repeat.
-var errNotConfigured = &httpError{http.StatusInternalServerError, dataplan.ErrWebhookNotConfigured.Code, dataplan.ErrWebhookNotConfigured.Message}
-
 // noticeBody is what the carrier gets. [contracts E.3]
 type noticeBody struct {
 	Code    int    `json:"code"`
@@ -239,12 +236,8 @@ func (a *api) carrierWebhook(r *request) (answer, error) {
 	}
 	duplicate, err := a.DataPlans.TakeNotice(r.Context(), r.actor, exchangeOf(r.Request).address, body)
 	switch {
-	case errors.Is(err, dataplan.ErrWebhookNotConfigured):
-		return answer{}, errNotConfigured
-	case registry.KindOf(err) == registry.Unavailable:
-		return answer{}, errInternal // [contracts E.3]: 500, and it comes again
 	case err != nil:
-		return answer{}, err
+		return answer{}, notConfigured(retriable(err)) // [contracts E.3]: 500, and it comes again
 	case duplicate:
 		return ok(noticeBody{http.StatusOK, "duplicate"})
 	}

@@ -145,6 +145,13 @@ func (t *tx) PutPayment(ctx context.Context, p dataplan.Payment) (purchaseID str
 	return purchaseID, err
 }
 
+// LatestPayment implements dataplan.PurchaseTx.
+func (t *tx) LatestPayment(ctx context.Context, purchaseID string) (intentID string, err error) {
+	_, err = t.found(ctx, `SELECT payment_intent_id FROM data_plan_payments WHERE purchase_id = $1 AND NOT complete
+		ORDER BY created_at DESC, payment_intent_id DESC LIMIT 1`, []any{purchaseID}, opt(&intentID))
+	return intentID, err
+}
+
 // PutDispute implements dataplan.PurchaseTx.
 func (t *tx) PutDispute(ctx context.Context, d dataplan.Dispute) error {
 	_, err := t.exec(ctx, `INSERT INTO data_plan_disputes (dispute_id, payment_intent_id, closed, won, created_at)
@@ -184,7 +191,7 @@ func (t *tx) AdoptPeriods(ctx context.Context, subscriptionID, purchaseID string
 func (t *tx) InsertStripeEvent(ctx context.Context, e dataplan.EventRecord) (bool, error) {
 	return t.changes(ctx, `INSERT INTO stripe_events (event_id, type, created, api_version, received_at, outcome)
 		VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (event_id) DO NOTHING`,
-		e.ID, e.Type, micros(e.Created), text(e.APIVersion), micros(e.ReceivedAt), e.Outcome)
+		e.ID, e.Type, micros(e.Created), text(e.APIVersion), micros(e.ReceivedAt), string(e.Outcome))
 }
 
 // DeleteStripeEvents implements dataplan.PurchaseTx.

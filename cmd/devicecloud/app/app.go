@@ -45,6 +45,8 @@ type App struct {
 	registry *registry.Registry
 	accounts *account.Service
 	plans    *dataplan.Service
+
+	standins *standins
 	handler  http.Handler
 	tls      *tls.Config
 
@@ -66,56 +68,65 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	if err := c.makeDataDir(); err != nil {
 		return nil, err
 	}
-	a := &App{config: c, log: log, metrics: prometheus.NewRegistry(), ready: make(chan struct{})}
+	a := &App{log: log, metrics: prometheus.NewRegistry(), ready: make(chan struct{})}
+	var err error
+	if a.standins, err = c.startStandins(a.listensAt); err != nil {
+		return nil, err
+	}
+	a.config = c
+	if err := a.build(ctx, c); err != nil {
+		return nil, errors.Join(err, a.standins.Close())
+	}
+	return a, nil
+}
+
+// build is New behind the stand-ins, which have changed the configuration.
+func (a *App) build(ctx context.Context, c Config) error {
+	log := a.log
 	if err := errors.Join(
 		a.metrics.Register(collectors.NewGoCollector()),
 		a.metrics.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
 	); err != nil {
-		return nil, err
+		return err
 	}
 	if err := a.loadTLS(); err != nil {
-		return nil, err
+		return err
 	}
 	keys, err := c.signingKeys()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	regOptions, err := c.registryOptions(log)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	proxies, err := c.trustedProxies()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	staff, err := c.staffProvider(log)
 	if err != nil {
-		return nil, err
+		return err
 	}
 
 	providers, err := c.providers(log)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	mailer, err := c.mailer()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	plans, err := c.carrier()
-	if err != nil {
-		return nil, err
-	}
-	plans.NextID, plans.Logger = regOptions.NextID, log
 
 	a.db, err = sqlstore.Open(ctx, c.DatabaseURL.Reveal(), sqlstore.Options{Logger: log})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	a.broker, err = broker.New(broker.Options{
 		TLSAddr: c.MQTTTLSAddr, PlainAddr: c.MQTTAddr, TLS: a.tls, Limits: c.brokerLimits(), Logger: log, Registerer: a.metrics,
 	})
 	if err != nil {
-		return nil, closeAll(err, a.db.Close)
+		return closeAll(err, a.db.Close)
 	}
 	root := topic.Root(c.TopicRoot)
 	courier := hooks.NewCourier(a.broker.Server(), root, log)
@@ -126,18 +137,32 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 		Sealer: regOptions.Sealer, StaffProvider: staff, StaffGroups: c.staffGroups(),
 	})
 	if err != nil {
-		return nil, errors.Join(err, a.Close())
+		return errors.Join(err, a.Close())
 	}
-	a.plans = dataplan.New(a.db.DataPlans(), a.registry, plans)
+	planOptions := c.dataplanOptions(log, regOptions.NextID)
+	if err := c.carrier(&planOptions); err != nil {
+		return errors.Join(err, a.Close())
+	}
+	a.plans = dataplan.New(a.db.DataPlans(), a.registry, planOptions)
+	plans, err := c.dataPlans()
+	if err == nil && plans != nil {
+		err = a.plans.LoadPlans(ctx, plans)
+	}
+	if err != nil {
+		return errors.Join(err, a.Close())
+	}
 	err = a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
 		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(),
 		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
 	})...)
 	if err == nil {
-		err = a.metrics.Register(newRegistryCollector(a.registry.Counters()))
+		err = errors.Join(
+			a.metrics.Register(newRegistryCollector(a.registry.Counters())),
+			a.metrics.Register(newDataPlanCollector(a.plans.Counters())),
+		)
 	}
 	if err != nil {
-		return nil, errors.Join(err, a.Close())
+		return errors.Join(err, a.Close())
 	}
 	a.handler = httpapi.New(
 		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, DataPlans: a.plans, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
@@ -145,7 +170,7 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
 			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
 		})
-	return a, nil
+	return nil
 }
 
 // Ready is closed when every listener is open.
@@ -153,6 +178,16 @@ func (a *App) Ready() <-chan struct{} { return a.ready }
 
 // Addresses is where the program listens. It is valid once Ready is closed.
 func (a *App) Addresses() Addresses { return a.addresses }
+
+// listensAt is where the program listens for HTTP; "" while it does not.
+func (a *App) listensAt() string {
+	select {
+	case <-a.ready:
+		return a.addresses.HTTP
+	default:
+		return ""
+	}
+}
 
 // CAFile is the CA that the server's certificate is from in dev mode; "" outside.
 func (a *App) CAFile() string { return a.caFile }
@@ -206,6 +241,8 @@ func (a *App) Run(ctx context.Context) error {
 	})
 	background.Go(func() { a.accounts.Run(work) })
 	background.Go(func() { a.plans.RunFulfilment(work) })
+
+	background.Go(func() { a.plans.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
 		background.Go(func() {
@@ -258,7 +295,7 @@ func (a *App) Close() error {
 			a.accounts.CloseMail(ctx)
 		}
 		a.registry.Close()
-		a.closeErr = a.db.Close()
+		a.closeErr = errors.Join(a.standins.Close(), a.db.Close())
 	})
 	return a.closeErr
 }

@@ -86,6 +86,14 @@ type Config struct {
 	EIOTClubTimestampWindowSec int      `name:"eiotclub-timestamp-window-sec" default:"86400" help:"how far from now a notification may be signed, seconds"`
 	EIOTClubAllowedIPs         []string `name:"eiotclub-allowed-ips" help:"addresses or prefixes from which notifications are taken; empty: any"`
 
+	DataPlansFile                   string `name:"data-plans-file" help:"data plans that are sold, JSON; empty: those that administrators make"`
+	StripeSecretKey                 Secret `name:"stripe-secret-key" help:"takes payments for data plans; empty: none are sold"`
+	StripeSecretKeyFile             string `name:"stripe-secret-key-file" help:"file that holds STRIPE_SECRET_KEY"`
+	StripeDataPlanWebhookSecret     Secret `name:"stripe-data-plan-webhook-secret" help:"of the Stripe endpoint /api/webhooks/data-plan, whsec_..."`
+	StripeDataPlanWebhookSecretFile string `name:"stripe-data-plan-webhook-secret-file" help:"file that holds STRIPE_DATA_PLAN_WEBHOOK_SECRET"`
+	StripeBaseURL                   string `name:"stripe-base-url" default:"https://api.stripe.com" help:"where Stripe answers, for tests"`
+	DevStandins                     bool   `name:"dev-standins" help:"with --dev: stand-ins for the partners that are not configured; devicecloud demo has them"`
+
 	LimitConnectsPerDevice  Rate `name:"limit-connects-per-device" default:"6/m:20" dev:"0" help:"MQTT connections of one device"`
 	LimitStatePerDevice     Rate `name:"limit-state-per-device" default:"1/s:10" dev:"0" help:"state messages of one device"`
 	LimitTelemetryPerDevice Rate `name:"limit-telemetry-per-device" default:"1/m:5" dev:"0" help:"telemetry messages of one device"`

@@ -49,6 +49,8 @@ func (c *Config) readSecrets() error {
 		{"EIOTCLUB_SECRET", &c.EIOTClubSecret, c.EIOTClubSecretFile},
 		{"EIOTCLUB_WEBHOOK_SECRET", &c.EIOTClubWebhookSecret, c.EIOTClubWebhookSecretFile},
 		{"SMTP_URL", &c.SMTPURL, c.SMTPURLFile},
+		{"STRIPE_SECRET_KEY", &c.StripeSecretKey, c.StripeSecretKeyFile},
+		{"STRIPE_DATA_PLAN_WEBHOOK_SECRET", &c.StripeDataPlanWebhookSecret, c.StripeDataPlanWebhookSecretFile},
 		{"ADMIN_OIDC_CLIENT_SECRET", &c.AdminOIDCClientSecret, c.AdminOIDCClientSecretFile},
 	} {
 		if s.file == "" {

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/topic"
 )
 
@@ -27,7 +28,9 @@ func (c *Config) Prepare() error {
 		c.checkSecrets(),
 		c.checkNumbers(),
 		c.checkIdentity(),
-		errorOf(c.carrier()),
+		c.carrier(&dataplan.Options{}),
+
+		c.checkPlans(),
 		errorOf(c.trustedProxies()),
 		errorOf(c.staffProvider(slog.New(slog.DiscardHandler))),
 	)
@@ -155,6 +158,8 @@ func (c *Config) checkStrength() error {
 		{"EIOTCLUB_SECRET", c.EIOTClubSecret, weakShared},
 		{"EIOTCLUB_WEBHOOK_SECRET", c.EIOTClubWebhookSecret, weakShared},
 		{"ADMIN_OIDC_CLIENT_SECRET", c.AdminOIDCClientSecret, weakShared},
+		{"STRIPE_SECRET_KEY", c.StripeSecretKey, weakPrefixed("sk_test_", "sk_live_", "rk_test_", "rk_live_")},
+		{"STRIPE_DATA_PLAN_WEBHOOK_SECRET", c.StripeDataPlanWebhookSecret, weakPrefixed("whsec_")},
 	} {
 		if s.secret == "" {
 			continue
