@@ -270,12 +270,15 @@ func (s *Service) UnassignSIM(ctx context.Context, a registry.Actor, simID int64
 // ErrFeatureDisabled without a carrier, ErrCarrierRefused, ErrCarrierUnavailable, and
 // those of [Service.SIM].
 func (s *Service) RefreshSIM(ctx context.Context, a registry.Actor, simID int64) (SIM, error) {
+	if err := manages(a); err != nil {
+		return SIM{}, err
+	}
+	if s.opts.Carrier == nil {
+		return SIM{}, registry.ErrFeatureDisabled
+	}
 	sim, err := s.SIM(ctx, a, simID)
-	switch {
-	case err != nil:
+	if err != nil {
 		return sim, err
-	case s.opts.Carrier == nil:
-		return sim, registry.ErrFeatureDisabled
 	}
 	return s.refresh(ctx, a, sim)
 }

@@ -174,7 +174,7 @@ func (r *request) simID() (int64, error) {
 	return id, nil
 }
 
-// oneSIM answers with a SIM after something was done with it.
+// oneSIM answers with a SIM that was read or changed.
 func (a *api) oneSIM(r *request, do func(simID int64) (dataplan.SIM, error)) (answer, error) {
 	id, err := r.simID()
 	if err != nil && r.actor.Kind == registry.ActorService && !r.actor.Has(dataplan.ScopeSIM) {
@@ -183,17 +183,16 @@ func (a *api) oneSIM(r *request, do func(simID int64) (dataplan.SIM, error)) (an
 	if err != nil {
 		return answer{}, err
 	}
-	s, err := a.DataPlans.SIM(r.Context(), r.actor, id)
-	if err == nil && do != nil {
-		s, err = do(id)
-	}
+	s, err := do(id)
 	if err != nil {
 		return answer{}, err
 	}
 	return ok(a.adminSIM(r)(s))
 }
 
-func (a *api) getSIM(r *request) (answer, error) { return a.oneSIM(r, nil) }
+func (a *api) getSIM(r *request) (answer, error) {
+	return a.oneSIM(r, func(id int64) (dataplan.SIM, error) { return a.DataPlans.SIM(r.Context(), r.actor, id) })
+}
 
 func (a *api) assignSIM(r *request) (answer, error) {
 	var in struct {
