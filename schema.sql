@@ -38,7 +38,10 @@ CREATE TABLE devices (
     first_seen        BIGINT,
     provisioned_at    BIGINT,
     created_at        BIGINT NOT NULL,
-    updated_at        BIGINT NOT NULL
+    updated_at        BIGINT NOT NULL,
+    reset_hash        BYTEA,                           -- of the last report of a factory reset: the same one counts once
+    max_packet_size   INTEGER,                         -- the largest packet that the firmware takes, as it said; null: 1024
+    hardware          TEXT                             -- what it is built as, as the factory or else the device says
 );
 CREATE INDEX idx_devices_version ON devices (firmware_version);
 
@@ -161,11 +164,13 @@ CREATE TABLE invitations (
     invited_by    TEXT NOT NULL,  -- id of a person or of staff
     created_at    BIGINT NOT NULL,
     expires_at    BIGINT NOT NULL,
+    mail_at       BIGINT,         -- when its mail is to be sent, or sent again; null: it was, or none is
     UNIQUE (device_no, kind, email)
 );
 CREATE UNIQUE INDEX idx_invitations_transfer ON invitations (device_no) WHERE kind = 'transfer';
 CREATE INDEX idx_invitations_email ON invitations (email, invitation_id);
 CREATE INDEX idx_invitations_expiry ON invitations (expires_at);
+CREATE INDEX idx_invitations_mail ON invitations (mail_at) WHERE mail_at IS NOT NULL;
 
 -- Claims that wait for their device, by SHA-256 of the pairing code or the challenge.
 -- Rows are deleted an hour after they have expired.
@@ -399,10 +404,10 @@ CREATE INDEX idx_commands_due ON device_commands (due_at) WHERE finished_at IS N
 CREATE INDEX idx_commands_finished ON device_commands (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX idx_commands_issuer ON device_commands (issuer);
 
--- Rates of commands, of all nodes together: for each bucket the time at which it will
--- be full again. A row in the past says nothing.
+-- Rates of commands and of mails about invitations, of all nodes together: for each
+-- bucket the time at which it will be full again. A row in the past says nothing.
 CREATE TABLE command_rates (
-    bucket  TEXT PRIMARY KEY,  -- user:..., device:..., type:...
+    bucket  TEXT PRIMARY KEY,  -- user:..., device:..., type:..., mail:<SHA-256 of the address or of who invites>
     full_at BIGINT NOT NULL
 );
 CREATE INDEX idx_command_rates_full ON command_rates (full_at);
@@ -635,3 +640,169 @@ CREATE TABLE carrier_effects (
     event_id TEXT NOT NULL,
     taken_at BIGINT NOT NULL
 );
+-- What a device's video is called at AWS. No two devices have the same stream, channel
+-- or thing: the people of one would watch the other.
+CREATE TABLE device_videos (
+    device_no    INTEGER PRIMARY KEY REFERENCES devices (device_no) ON DELETE CASCADE,
+    stream_name  TEXT UNIQUE,
+    stream_arn   TEXT UNIQUE,
+    channel_name TEXT UNIQUE,
+    channel_arn  TEXT UNIQUE,
+    thing_name   TEXT UNIQUE,
+    updated_at   BIGINT NOT NULL
+);
+
+-- The viewers that people were given an address or credentials for, for as long as one
+-- may be watching: whoever loses access meanwhile is ended by a command to the device.
+-- A person is named, not referred to: an erased one may be watching too.
+CREATE TABLE video_viewers (
+    viewer_no  BIGINT PRIMARY KEY,
+    device_no  INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    user_id    TEXT NOT NULL,
+    client_id  TEXT NOT NULL UNIQUE,  -- of signalling
+    vended_at  BIGINT NOT NULL,
+    live_until BIGINT NOT NULL        -- nobody can be watching by it after
+);
+CREATE INDEX idx_viewers_device ON video_viewers (device_no);
+CREATE INDEX idx_viewers_live ON video_viewers (live_until);
+
+-- When devices were given credentials of AWS, for the limits of a minute and a day. The
+-- credentials are kept nowhere.
+CREATE TABLE device_vends (
+    vend_no   BIGINT PRIMARY KEY,
+    device_no INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    vended_at BIGINT NOT NULL
+);
+CREATE INDEX idx_vends_device ON device_vends (device_no, vended_at);
+
+-- Events of devices that the outside has sent, to know each again. What happened is in
+-- device_events under the same id, for as long as that is kept.
+CREATE TABLE iot_events (
+    event_id    BIGINT PRIMARY KEY,
+    device_no   INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    sender_id   TEXT,                  -- event_id, as the sender calls it
+    type        TEXT NOT NULL,
+    occurred_at BIGINT NOT NULL,
+    received_at BIGINT NOT NULL,
+    dedup_key   BYTEA NOT NULL UNIQUE, -- SHA-256 of sender_id, or of the event itself
+    body_hash   BYTEA NOT NULL,        -- SHA-256 of the event itself
+    source      TEXT NOT NULL          -- id of the key that signed it
+);
+CREATE INDEX idx_iot_events_device ON iot_events (device_no, sender_id);
+CREATE INDEX idx_iot_events_received ON iot_events (received_at);
+
+-- The minutes in which a key, or whoever claimed to have it, has an audit row of a
+-- reason: one is enough. Rows are deleted after an hour.
+CREATE TABLE ingest_audits (
+    key_id TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    minute BIGINT NOT NULL,  -- since 1970
+    PRIMARY KEY (key_id, reason, minute)
+);
+CREATE INDEX idx_ingest_audits_minute ON ingest_audits (minute);
+
+-- What a model has seen in the picture of an event, and the queue of those it is still to
+-- look at. A claim is taken before the model is asked, so that it is paid once.
+CREATE TABLE event_classifications (
+    event_id      BIGINT NOT NULL REFERENCES device_events (event_id) ON DELETE CASCADE,
+    model_id      TEXT NOT NULL,
+    device_no     INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    status        TEXT NOT NULL CHECK (status IN ('waiting', 'running', 'done', 'failed')),
+    attempts      INTEGER NOT NULL DEFAULT 0,
+    claim         BIGINT NOT NULL DEFAULT 0,  -- of who is at it; the fence of its end
+    due_at        BIGINT,                     -- waiting: when to begin; running: when the claim lapses
+    label         TEXT,
+    confidence    INTEGER,                    -- thousandths
+    summary       TEXT,
+    error         TEXT,                       -- why it failed
+    created_at    BIGINT NOT NULL,
+    classified_at BIGINT,
+    PRIMARY KEY (event_id, model_id),
+    CHECK ((due_at IS NULL) = (status IN ('done', 'failed'))),
+    CHECK ((classified_at IS NULL) = (status <> 'done'))
+);
+CREATE INDEX idx_classifications_due ON event_classifications (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX idx_classifications_device ON event_classifications (device_no, event_id);
+
+-- How often a model was asked about a device on a day (UTC).
+CREATE TABLE classification_days (
+    device_no INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    day       INTEGER NOT NULL,  -- since 1970
+    calls     INTEGER NOT NULL,
+    PRIMARY KEY (device_no, day)
+);
+CREATE INDEX idx_classification_days_day ON classification_days (day);
+-- Firmware that devices may be updated to. A release never changes: what is wrong is
+-- withdrawn, and made anew.
+CREATE TABLE releases (
+    release_no   INTEGER PRIMARY KEY,
+    release_id   TEXT NOT NULL UNIQUE,
+    version      TEXT NOT NULL,             -- as devices report it
+    hardware     TEXT NOT NULL DEFAULT '',  -- space separated: what it is for; '': any
+    url          TEXT NOT NULL,
+    sha256       TEXT NOT NULL CHECK (length(sha256) = 64),
+    min_rssi     INTEGER,                   -- dBm; null: any
+    notes        TEXT NOT NULL DEFAULT '',
+    withdrawn_at BIGINT,
+    created_by   TEXT NOT NULL,             -- the actor
+    created_at   BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX idx_releases_live ON releases (version, hardware) WHERE withdrawn_at IS NULL;
+
+-- The bringing of a release to devices. Who is in it is decided while the fleet is
+-- walked, in order of device_no, as far as planned_after. succeeded and failed count
+-- results since the rollout began, the base_ columns those before it was last resumed
+-- from a halt: the failure threshold looks at the difference.
+CREATE TABLE rollouts (
+    rollout_no      INTEGER PRIMARY KEY,
+    rollout_id      TEXT NOT NULL UNIQUE,
+    release_no      INTEGER NOT NULL REFERENCES releases (release_no),
+    status          TEXT NOT NULL CHECK (status IN ('running', 'paused', 'halted', 'cancelled', 'finished')),
+    percent         INTEGER NOT NULL CHECK (percent BETWEEN 1 AND 100),
+    versions        TEXT NOT NULL DEFAULT '',        -- a JSON list: only devices that run one of them; '': any
+    hardware        TEXT NOT NULL DEFAULT '',        -- a JSON list, likewise
+    listed          BOOLEAN NOT NULL DEFAULT FALSE,  -- the devices were named: the fleet is not walked
+    rate_per_minute INTEGER NOT NULL,
+    max_attempts    INTEGER NOT NULL,
+    timeout_sec     INTEGER NOT NULL,
+    halt_percent    INTEGER NOT NULL,                -- 0: never
+    halt_after      INTEGER NOT NULL,                -- results
+    planned_after   INTEGER NOT NULL DEFAULT 0,
+    paced_until     BIGINT,                          -- the triggers sent so far use up the rate until then
+    succeeded       INTEGER NOT NULL DEFAULT 0,
+    failed          INTEGER NOT NULL DEFAULT 0,
+    base_succeeded  INTEGER NOT NULL DEFAULT 0,
+    base_failed     INTEGER NOT NULL DEFAULT 0,
+    created_by      TEXT NOT NULL,
+    created_at      BIGINT NOT NULL,
+    updated_at      BIGINT NOT NULL,
+    finished_at     BIGINT                           -- of finished and cancelled
+);
+CREATE INDEX idx_rollouts_release ON rollouts (release_no);
+CREATE INDEX idx_rollouts_running ON rollouts (rollout_no) WHERE status = 'running';
+
+-- How far each device of a rollout is. A device has at most one live update.
+CREATE TABLE rollout_devices (
+    rollout_no   INTEGER NOT NULL REFERENCES rollouts (rollout_no) ON DELETE CASCADE,
+    device_no    INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    state        TEXT NOT NULL CHECK (state IN ('pending', 'waiting', 'sent', 'accepted', 'downloading', 'verifying',
+        'confirming', 'succeeded', 'failed', 'skipped', 'cancelled')),
+    reason       TEXT,                         -- why it waits, was skipped or has failed
+    progress     INTEGER NOT NULL DEFAULT 0,   -- percent, as the device says
+    attempt      INTEGER NOT NULL DEFAULT 0,   -- counted from 1
+    sends        INTEGER NOT NULL DEFAULT 0,   -- how often the trigger was handed to a session in this attempt
+    epoch        BIGINT NOT NULL DEFAULT 0,    -- of the connection that it was handed to, or that spoke last
+    from_version TEXT,                         -- what it ran before
+    not_before   BIGINT,                       -- of a waiting one
+    triggered_at BIGINT,                       -- of this attempt
+    said_at      BIGINT,                       -- when the device said that it succeeded
+    due_at       BIGINT,                       -- of a live one: then it has failed
+    finished_at  BIGINT,
+    updated_at   BIGINT NOT NULL,
+    PRIMARY KEY (rollout_no, device_no),
+    CHECK ((finished_at IS NULL) = (state NOT IN ('succeeded', 'failed', 'skipped', 'cancelled')))
+);
+CREATE UNIQUE INDEX idx_rollout_devices_live ON rollout_devices (device_no)
+    WHERE state IN ('sent', 'accepted', 'downloading', 'verifying', 'confirming');
+CREATE INDEX idx_rollout_devices_open ON rollout_devices (rollout_no, device_no) WHERE finished_at IS NULL;
+CREATE INDEX idx_rollout_devices_device ON rollout_devices (device_no, rollout_no);

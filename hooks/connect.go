@@ -234,7 +234,7 @@ func (g *guard) connectDevice(s *session, username, clientID string) error {
 	if err := g.lock(s); err != nil {
 		return err
 	}
-	claimed, err := g.registry.Connect(ctx, identity, registry.ConnectInfo{Remote: host(s.cl.Net.Remote), Protocol: int(s.version)})
+	claimed, err := g.registry.Connect(ctx, identity, registry.ConnectInfo{Remote: host(s.cl.Net.Remote), Protocol: int(s.version), MaxPacket: s.maxSize})
 	switch {
 	case errors.Is(err, registry.ErrBadCredential):
 		return refuse(packets.ErrBadUsernameOrPassword.Code, "credential withdrawn")
@@ -291,6 +291,7 @@ func (g *guard) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	}
 	defer g.recovered("OnSessionEstablished", func() { s.end(packets.ErrUnspecifiedError.Code, registry.ServerError) })
 	defer g.leave(s)
+	before := s.before
 	s.before = nil // mochi has ended it
 	s.live.Store(true)
 	if s.device != nil {
@@ -301,6 +302,9 @@ func (g *guard) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	} else {
 		if cl.State.Subscriptions.Len() > 0 {
 			g.courier.watch(s)
+			if before != nil && before.reader != nil {
+				g.courier.targets.inherit(s, before, s.subscribes)
+			}
 		}
 		g.resend(s)
 	}

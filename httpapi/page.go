@@ -26,9 +26,11 @@ const (
 	listInvitations  list = 'i'
 	listCommands     list = 'm'
 	listSIMs         list = 'k'
-
-	listPlans     list = 'l'
-	listPurchases list = 'b'
+	listPlans        list = 'l'
+	listPurchases    list = 'b'
+	listReleases     list = 'r'
+	listRollouts     list = 'o'
+	listUpdates      list = 'f'
 )
 
 // cursorLen is the length of a cursor, in characters.

@@ -37,7 +37,7 @@ const (
 )
 
 // routes is every route that speaks JSON. Each under /api/ answers under /api/v1/
-// too. [contracts, HTTP route table]
+// too, and those of commands under neither. [contracts, HTTP route table]
 func (a *api) routes() []route {
 	return []route{
 		{post, "/api/auth/app-token", anybody, a.login},
@@ -111,6 +111,9 @@ func (a *api) routes() []route {
 		{get, "/admin/purchases/{purchase_id}", admin, a.adminGetPurchase},
 		{post, "/admin/purchases/{purchase_id}/refund", admin, a.refundPurchase},
 		{post, "/admin/purchases/{purchase_id}/resume", admin, a.resumePurchase},
+		// Of who signs what they send.
+		{post, "/api/internal/aws/iot-event", anybody, a.ingestEvents},
+		{post, "/api/ingest/iot-events", anybody, a.ingestEvents},
 
 		{post, "/admin/enroll", factory, a.enroll},
 		{post, "/admin/devices/import", factory, a.importDevices},
@@ -121,6 +124,7 @@ func (a *api) routes() []route {
 		{post, "/admin/devices/claim", staff, a.supportClaim},
 		{get, "/admin/devices/{id}", staff, a.adminGetDevice},
 		{remove, "/admin/devices/{id}", admin, a.deleteDevice},
+		{patch, "/admin/devices/{id}", admin, a.changeDevice},
 		{get, "/admin/devices/{id}/audit", staff, a.deviceAudit},
 		{get, "/admin/devices/{id}/connections", staff, a.adminListConnections},
 		{post, "/admin/devices/{id}/disable", staff, a.disableDevice},
@@ -157,6 +161,19 @@ func (a *api) routes() []route {
 		{post, "/admin/service-accounts/{id}/keys", admin, a.createAPIKey},
 		{remove, "/admin/service-accounts/{id}/keys/{key_id}", admin, a.revokeAPIKey},
 
+		{get, "/admin/releases", admin, a.listReleases},
+		{post, "/admin/releases", admin, a.createRelease},
+		{get, "/admin/releases/{id}", admin, a.getRelease},
+		{remove, "/admin/releases/{id}", admin, a.withdrawRelease},
+		{get, "/admin/rollouts", admin, a.listRollouts},
+		{post, "/admin/rollouts", admin, a.createRollout},
+		{get, "/admin/rollouts/{id}", admin, a.getRollout},
+		{patch, "/admin/rollouts/{id}", admin, a.changeRollout},
+		{post, "/admin/rollouts/{id}/pause", admin, a.pauseRollout},
+		{post, "/admin/rollouts/{id}/resume", admin, a.resumeRollout},
+		{post, "/admin/rollouts/{id}/cancel", admin, a.cancelRollout},
+		{get, "/admin/rollouts/{id}/devices", admin, a.listUpdates},
+
 		{get, "/livez", anybody, a.livez},
 		{get, "/readyz", anybody, a.readyz},
 	}
@@ -174,6 +191,8 @@ const (
 	pathUnpaid = "/checkout/cancel"
 	pathStream = "/api/events/stream"
 	alias      = "/api/v1/"
+	// pathCommands answers without /api too: so seed 004 spells it. [contracts G.2]
+	pathCommands = "/devices/{id}/commands"
 )
 
 // mount puts the tables into the router.
@@ -183,6 +202,9 @@ func (a *api) mount() {
 		a.handleFunc(rt.method, rt.path, rt.path, h)
 		if rest, ok := strings.CutPrefix(rt.path, "/api/"); ok {
 			a.handleFunc(rt.method, alias+rest, rt.path, h)
+		}
+		if bare := strings.TrimPrefix(rt.path, "/api"); strings.HasPrefix(bare, pathCommands) && bare != rt.path {
+			a.handleFunc(rt.method, bare, rt.path, h)
 		}
 	}
 	for path, text := range a.documents() {

@@ -121,6 +121,10 @@ func newEvent(c *registry.Change) any {
 		return simEvent{head, c.SIM.Alert, text(c.SIM.Left), c.SIM.ICCID, c.SIM.Status}
 	case registry.ChangeConfig:
 		return configEvent{head, newConfigBody(*c.Config)}
+	case registry.ChangeEvent:
+		return deviceEvent{head, newEventBody(*c.Event)}
+	case registry.ChangeOTA:
+		return otaEvent{head, newOTABody(*c.OTA)}
 	case registry.ChangeCommand:
 		return commandEvent{head, newCommandBody(*c.Command)}
 	}

@@ -87,6 +87,12 @@ func (r *Registry) Access(ctx context.Context, a Actor, deviceID string, c Capab
 	return d, err
 }
 
+// AccessTx is [Registry.Access] in the caller's transaction, for the domains above that
+// decide and write in one.
+func (r *Registry) AccessTx(ctx context.Context, tx Tx, a Actor, deviceID string, c Capability) (OwnedDevice, error) {
+	return r.access(ctx, tx, a, deviceID, c)
+}
+
 func (r *Registry) access(ctx context.Context, tx Tx, a Actor, deviceID string, c Capability) (OwnedDevice, error) {
 	d, err := r.related(ctx, tx, a, deviceID)
 	if err == nil {

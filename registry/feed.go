@@ -22,6 +22,8 @@ const (
 	ChangeCommand      ChangeKind = "command.updated"
 	ChangeConfig       ChangeKind = "config.updated"
 	ChangeSIM          ChangeKind = "sim.alert"
+	ChangeEvent        ChangeKind = "device.event" // one that the outside has sent
+	ChangeOTA          ChangeKind = "ota.progress"
 )
 
 // Change is one committed change of a device. It is shared between listeners and
@@ -41,6 +43,8 @@ type Change struct {
 	Command    *Command     // command.updated
 	Config     *ConfigState // config.updated
 	SIM        *SIMAlert    // sim.alert
+	Event      *Event       // device.event
+	OTA        *OTAProgress // ota.progress
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
 	private bool     // nobody but users hears it
@@ -53,6 +57,17 @@ type SIMAlert struct {
 	Left   string // what is left, as the carrier says: MB, per cent or days; "" when it does not
 	ICCID  string // masked
 	Status string // of the card
+}
+
+// OTAProgress is how far a device is with an update of its firmware.
+type OTAProgress struct {
+	RolloutID string
+	Version   string // of the new firmware
+	State     string // of package rollout
+	Reason    string // why it waits, was skipped or has failed
+	Progress  int    // percent, as the device says
+	Attempt   int    // counted from 1; 0: it has not been told to yet
+	UpdatedAt time.Time
 }
 
 const (

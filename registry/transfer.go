@@ -30,22 +30,25 @@ func (r *Registry) TransferDevice(ctx context.Context, a Actor, id, email string
 			ID: r.opts.NextID(), DeviceNo: d.No, DeviceID: id, Kind: InviteTransfer, Email: to, Role: RoleOwner,
 			InvitedBy: a.ID, CreatedAt: now, ExpiresAt: now.Add(invitationLife),
 		}
-		if _, err := tx.PutInvitation(ctx, inv, maxShares); err != nil {
+		if _, err := r.invite(ctx, tx, a, inv); err != nil {
 			return err
 		}
 		return r.audit(ctx, tx, a, id, "transfer_offered", map[string]any{"invitation_id": inv.ID})
 	})
+	if err == nil {
+		signal(r.inviteMoved)
+	}
 	return inv, err
 }
 
-// transfer makes the person who accepted the owner; it returns who lost the device.
-func (r *Registry) transfer(ctx context.Context, tx Tx, a Actor, inv Invitation, now time.Time) (lost []string, err error) {
+// transfer makes the person who accepted the owner.
+func (r *Registry) transfer(ctx context.Context, tx Tx, a Actor, inv Invitation, now time.Time) (gone freed, err error) {
 	d, err := tx.Device(ctx, inv.DeviceID)
 	if err != nil {
-		return nil, err
+		return freed{}, err
 	}
-	if lost, err = r.release(ctx, tx, a, d); err != nil {
-		return nil, err
+	if gone, err = r.release(ctx, tx, a, d, ""); err != nil {
+		return freed{}, err
 	}
-	return lost, r.bind(ctx, tx, a, d, a.ID, viaTransfer, now)
+	return gone, r.bind(ctx, tx, a, d, a.ID, viaTransfer, now)
 }

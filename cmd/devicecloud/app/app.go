@@ -19,7 +19,9 @@ import (
 	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/hooks"
 	"github.com/opticworks/devicecloud/httpapi"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
 )
@@ -47,6 +49,9 @@ type App struct {
 	plans    *dataplan.Service
 
 	standins *standins
+	media    *media.Service
+	ingestor *media.Ingestor
+	rollouts *rollout.Service
 	handler  http.Handler
 	tls      *tls.Config
 
@@ -151,9 +156,13 @@ func (a *App) build(ctx context.Context, c Config) error {
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
+	a.media = media.New(a.db.Media(), a.registry, media.Options{NextID: regOptions.NextID, Logger: log})
+	a.rollouts = rollout.New(a.db.Rollouts(), a.registry, courier, rollout.Options{
+		NodeID: c.NodeID, Root: root, NextID: regOptions.NextID, Logger: log,
+	})
 	err = a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
 		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(),
-		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
+		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(), Updates: a.rollouts,
 	})...)
 	if err == nil {
 		err = errors.Join(
@@ -164,8 +173,20 @@ func (a *App) build(ctx context.Context, c Config) error {
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
+	if a.ingestor, err = c.newIngestor(a.db, a.registry, regOptions, log); err == nil {
+		err = a.metrics.Register(newIngestCollector(a.ingestor.Counters()))
+	}
+	if err != nil {
+		return errors.Join(err, a.Close())
+	}
 	a.handler = httpapi.New(
-		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, DataPlans: a.plans, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
+		httpapi.Deps{
+			Registry: a.registry, Accounts: a.accounts,
+			Rollouts:  a.rollouts,
+			DataPlans: a.plans,
+			Media:     a.media, Ingestor: a.ingestor,
+			WebSocket: a.broker.WebSocket(), Ready: a.readiness,
+		},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
 			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
@@ -243,6 +264,8 @@ func (a *App) Run(ctx context.Context) error {
 	background.Go(func() { a.plans.RunFulfilment(work) })
 
 	background.Go(func() { a.plans.Run(work) })
+	background.Go(func() { a.ingestor.Run(work) })
+	background.Go(func() { a.rollouts.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
 		background.Go(func() {

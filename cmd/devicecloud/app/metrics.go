@@ -6,11 +6,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/opticworks/devicecloud/dataplan"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 )
 
-// registryCollector exports the registry's counters; the domain itself knows no
-// metrics library.
+// registryCollector exports counters of a domain, which itself knows no metrics library.
 type registryCollector struct {
 	counters []counter
 }
@@ -61,6 +61,21 @@ func newCollector(rows []metric) *registryCollector {
 	var all []counter
 	for _, row := range rows {
 		all = append(all, counter{prometheus.NewDesc(row.name, row.help, nil, nil), row.value, row.scale})
+	}
+	return &registryCollector{all}
+}
+
+func newIngestCollector(c *media.IngestCounters) *registryCollector {
+	var all []counter
+	for _, row := range []struct {
+		name, help string
+		value      *atomic.Int64
+	}{
+		{"registry_ingested_events_total", "Events from outside that were taken.", &c.Accepted},
+		{"registry_ingest_duplicates_total", "Events from outside that had been taken before.", &c.Duplicates},
+		{"registry_ingest_refused_total", "Deliveries and events from outside that were refused.", &c.Refused},
+	} {
+		all = append(all, counter{prometheus.NewDesc(row.name, row.help, nil, nil), row.value, 1})
 	}
 	return &registryCollector{all}
 }

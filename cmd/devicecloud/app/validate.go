@@ -32,6 +32,7 @@ func (c *Config) Prepare() error {
 
 		c.checkPlans(),
 		errorOf(c.trustedProxies()),
+		errorOf(c.ingestKeys()),
 		errorOf(c.staffProvider(slog.New(slog.DiscardHandler))),
 	)
 }
@@ -160,6 +161,7 @@ func (c *Config) checkStrength() error {
 		{"ADMIN_OIDC_CLIENT_SECRET", c.AdminOIDCClientSecret, weakShared},
 		{"STRIPE_SECRET_KEY", c.StripeSecretKey, weakPrefixed("sk_test_", "sk_live_", "rk_test_", "rk_live_")},
 		{"STRIPE_DATA_PLAN_WEBHOOK_SECRET", c.StripeDataPlanWebhookSecret, weakPrefixed("whsec_")},
+		{"INGEST_KEYS", c.IngestKeys, weakIngestKeys},
 	} {
 		if s.secret == "" {
 			continue
