@@ -48,9 +48,14 @@ func (s *scanner) found() []string {
 // RoundTrip implements http.RoundTripper.
 func (s *scanner) RoundTrip(req *http.Request) (*http.Response, error) {
 	res, err := http.DefaultTransport.RoundTrip(req)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		s.watch(req, res)
 	}
+	return res, err
+}
+
+// watch looks at an answer, at its body as it is read.
+func (s *scanner) watch(req *http.Request, res *http.Response) {
 	s.mu.Lock()
 	let := s.let[req.Header.Get("Authorization")]
 	s.mu.Unlock()
@@ -62,7 +67,6 @@ func (s *scanner) RoundTrip(req *http.Request) (*http.Response, error) {
 			}
 		}
 	}
-	return res, nil
 }
 
 // CloseIdleConnections is what http.Client asks its transport for.
