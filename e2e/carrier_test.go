@@ -165,6 +165,11 @@ func TestSIMJourney(t *testing.T) {
 		t.Errorf("a stranger gets %d", got)
 	}
 
+	// A number in a path is no id, and the log masks it.
+	if got := c.Do("GET", "/admin/sims/"+iccid, admin, nil, nil); got != http.StatusNotFound {
+		t.Errorf("a number as an id gets %d", got)
+	}
+
 	// It is stopped: the device is offline as ever, and says why.
 	if err := s.Stop(iccid); err != nil {
 		t.Fatal(err)
