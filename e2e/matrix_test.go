@@ -128,6 +128,14 @@ var matrix = []rule{
 	{route: "GET /admin/purchases/{purchase_id}", want: "                   401    role   role   role   role   role   ok     role   role"},
 	{route: "POST /admin/purchases/{purchase_id}/refund", want: "           401    role   role   role   role   role   400    role   role"}, // no Idempotency-Key
 	{route: "POST /admin/purchases/{purchase_id}/resume", want: "           401    role   role   role   role   role   ok     role   role"},
+	{route: "GET /api/devices/{id}/sim", want: "                         401    404    role   ok     ok     ok     ok     ok     ok"},
+	{route: "POST /api/webhooks/eiotclub", want: "                       500    500    500    500    500    500    500    500    500"}, // not configured
+	{route: "GET /admin/sims", want: "                                   401    role   role   role   role   role   ok     ok     scope"},
+	{route: "POST /admin/sims/import", want: "                           401    role   role   role   role   role   ok     ok     scope", body: "csv:iccid\n$SIM\n"},
+	{route: "GET /admin/sims/{sim_id}", want: "                          401    role   role   role   role   role   ok     ok     scope"},
+	{route: "POST /admin/sims/{sim_id}/assign", want: "                  401    role   role   role   role   role   ok     ok     scope", body: `{"device_id":"$DEVICE"}`},
+	{route: "POST /admin/sims/{sim_id}/unassign", want: "                401    role   role   role   role   role   ok     ok     scope"},
+	{route: "POST /admin/sims/{sim_id}/refresh", want: "                 401    role   role   role   role   role   501    501    scope"}, // no carrier is configured
 
 	{route: "POST /admin/enroll", want: "                                401    role   role   role   role   role   ok     ok     scope", body: `{"mac_address":"$MAC","device_secret_hash":"$HASH"}`},
 	{route: "POST /admin/devices/import", want: "                        401    role   role   role   role   role   ok     ok     scope", body: "csv:mac_address,device_secret_hash\n$MAC,$HASH\n"},
