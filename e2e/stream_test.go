@@ -63,6 +63,7 @@ func (c *Cloud) tryStream(t *testing.T, token, query, after string) (*liveStream
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.scan.watch(req, res)
 	s := &liveStream{t: t, events: make(chan liveEvent, 10000), ended: make(chan struct{}), last: after}
 	s.cut = func() {
 		cancel()

@@ -108,7 +108,9 @@ type reasonBody struct {
 
 func newRolloutBody(r rollout.Rollout) rolloutBody {
 	return rolloutBody{
-		r.ID, r.Release.ID, r.Release.Version, string(r.Status), r.Percent, cohortBody{list0(r.Cohort.Versions), list0(r.Cohort.Hardware)}, r.Listed,
+		r.ID, r.Release.ID, r.Release.Version, string(r.Status), r.Percent,
+		cohortBody{list0(r.Cohort.Versions), list0(r.Cohort.Hardware)},
+		r.Listed,
 		r.RatePerMinute, r.MaxAttempts, int(r.Timeout / time.Second), r.HaltPercent, r.HaltAfter, r.Succeeded, r.Failed,
 		r.CreatedBy, r.CreatedAt.UTC(), r.UpdatedAt.UTC(), stamp(r.FinishedAt),
 	}
@@ -207,6 +209,7 @@ func (a *api) changeRollout(r *request) (answer, error) {
 
 func (a *api) pauseRollout(r *request) (answer, error)  { return steerRollout(r, a.Rollouts.Pause) }
 func (a *api) resumeRollout(r *request) (answer, error) { return steerRollout(r, a.Rollouts.Resume) }
+
 func (a *api) cancelRollout(r *request) (answer, error) { return steerRollout(r, a.Rollouts.Cancel) }
 
 func steerRollout(r *request, steer func(context.Context, registry.Actor, string) (rollout.Rollout, error)) (answer, error) {
