@@ -73,6 +73,7 @@ func (a *api) routes() []route {
 		{remove, "/api/devices/{id}", person, a.removeDevice},
 		{get, "/api/devices/{id}/connections", person, a.listConnections},
 		{get, "/api/devices/{id}/events", person, a.listEvents},
+		{post, "/api/devices/{id}/events/{event_id}/classify", person, a.classifyEvent},
 		{post, "/api/devices/{id}/share", person, a.shareDevice},
 		{get, "/api/devices/{id}/shares", person, a.listShares},
 		{remove, "/api/devices/{id}/shares/{user_id}", person, a.removeShare},
@@ -87,6 +88,12 @@ func (a *api) routes() []route {
 		{get, "/api/devices/{id}/commands", person, a.listCommands},
 		{get, "/api/devices/{id}/commands/{command_id}", person, a.getCommand},
 		{remove, "/api/devices/{id}/commands/{command_id}", person, a.cancelCommand},
+		{post, "/api/devices/{id}/stream", person, a.playStream},
+		{get, "/api/devices/{id}/stream", person, a.playLive},
+		{get, "/api/devices/{id}/clip", person, a.downloadClip},
+		{post, "/api/devices/{id}/webrtc", person, a.watch},
+		{post, "/api/devices/{id}/aws-identity", person, a.identifyAtAWS},
+		{get, "/api/device/kvs-credentials", anybody, a.lendToDevice}, // a client certificate
 
 		{get, "/api/devices/{id}/sim", person, a.deviceSIM},
 		{post, "/api/webhooks/eiotclub", anybody, a.carrierWebhook}, // by signature
@@ -173,6 +180,15 @@ func (a *api) routes() []route {
 		{post, "/admin/rollouts/{id}/resume", admin, a.resumeRollout},
 		{post, "/admin/rollouts/{id}/cancel", admin, a.cancelRollout},
 		{get, "/admin/rollouts/{id}/devices", admin, a.listUpdates},
+		{get, "/admin/webhooks", admin, a.listWebhooks},
+		{post, "/admin/webhooks", admin, a.createWebhook},
+		{get, "/admin/webhooks/{id}", admin, a.getWebhook},
+		{patch, "/admin/webhooks/{id}", admin, a.changeWebhook},
+		{remove, "/admin/webhooks/{id}", admin, a.deleteWebhook},
+		{post, "/admin/webhooks/{id}/rotate", admin, a.rotateWebhook},
+		{post, "/admin/webhooks/{id}/test", admin, a.testWebhook},
+		{get, "/admin/webhooks/{id}/deliveries", admin, a.listDeliveries},
+		{post, "/admin/webhooks/{id}/deliveries/{delivery_id}/replay", admin, a.replayDelivery},
 
 		{get, "/livez", anybody, a.livez},
 		{get, "/readyz", anybody, a.readyz},
