@@ -105,6 +105,7 @@ func tellTelemetry(t *testing.T, device *mqttwire.Client, d Device, n int) {
 // TestAHousehold buys a device, sets it up, shares it, takes the share back, shares it
 // for a while, and gives the device away, as apps and devices do.
 func TestAHousehold(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	d := c.Enroll()
 	buyer, guest, heir := c.UserToken("buyer@example.com"), c.UserToken("guest@example.com"), c.UserToken("heir@example.com")
@@ -189,6 +190,7 @@ func TestAHousehold(t *testing.T) {
 
 // Whatever people ask for at once, the device keeps exactly one owner.
 func TestTheOwnerNeverVanishes(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
 	d := c.EnrollAs(admin)
@@ -244,6 +246,7 @@ func (c *Cloud) atOnce(n int, ask func(i int) (path, token string, body any)) ma
 }
 
 func TestClaimsRace(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Env: map[string]string{"MAX_DEVICES_PER_USER": "50"}})
 	admin := c.AdminToken()
 	labelled := func(index int) Device {
@@ -295,6 +298,7 @@ func TestClaimsRace(t *testing.T) {
 // TestTheSimulatorIsClaimed lets the simulator's firmware present a pairing code, and
 // then press its button.
 func TestTheSimulatorIsClaimed(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin, u := c.AdminToken(), c.UserToken("owner@example.com")
 	play := func(t *testing.T, index int, life fleet.Behaviour) Device {

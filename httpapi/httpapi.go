@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/gorilla/mux"
 	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/prometheus/client_golang/prometheus"
@@ -19,6 +20,7 @@ import (
 type Deps struct {
 	Registry   *registry.Registry
 	Accounts   *account.Service
+	DataPlans  *dataplan.Service
 	Media      *media.Service
 	Ingestor   *media.Ingestor
 	Classifier *media.Classifier
