@@ -673,6 +673,7 @@ CREATE TABLE device_vends (
     vended_at BIGINT NOT NULL
 );
 CREATE INDEX idx_vends_device ON device_vends (device_no, vended_at);
+CREATE INDEX idx_vends_at ON device_vends (vended_at);
 
 -- Events of devices that the outside has sent, to know each again. What happened is in
 -- device_events under the same id, for as long as that is kept.

@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"crypto/x509"
 	"log"
 	"log/slog"
 	"net/http"
@@ -38,6 +39,7 @@ type Options struct {
 	Patience       time.Duration         // with a client that takes nothing of its event stream; default 10 s
 	TrustedProxies []netip.Prefix        // whose X-Forwarded-For and X-Forwarded-Proto count
 	AppLink        string                // URL that opens the app with a mailed link's token; default devicecloud://auth/magic
+	DeviceCAs      *x509.CertPool        // that vouch for client certificates of devices; nil: only registered ones count
 	Limits         Limits
 }
 

@@ -88,6 +88,12 @@ func (a *api) routes() []route {
 		{get, "/api/devices/{id}/commands", person, a.listCommands},
 		{get, "/api/devices/{id}/commands/{command_id}", person, a.getCommand},
 		{remove, "/api/devices/{id}/commands/{command_id}", person, a.cancelCommand},
+		{post, "/api/devices/{id}/stream", person, a.playStream},
+		{get, "/api/devices/{id}/stream", person, a.playLive},
+		{get, "/api/devices/{id}/clip", person, a.downloadClip},
+		{post, "/api/devices/{id}/webrtc", person, a.watch},
+		{post, "/api/devices/{id}/aws-identity", person, a.identifyAtAWS},
+		{get, "/api/device/kvs-credentials", anybody, a.lendToDevice}, // a client certificate
 
 		{get, "/api/data-plans", person, a.listPlans},
 		{post, "/api/checkout/data-plan", person, a.checkout},

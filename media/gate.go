@@ -103,3 +103,15 @@ func (s *Service) reaches(ctx context.Context, tx Tx, deviceNo int64, c registry
 	}
 	return ErrRangeExceeded
 }
+
+// Mine is the first step of [Service.Admit] alone, for before a body is looked at:
+// ErrDeviceNotFound for everybody who has no role on the device.
+func (s *Service) Mine(ctx context.Context, a registry.Actor, deviceID string) error {
+	if a.Kind != registry.ActorUser {
+		return registry.ErrDeviceNotFound
+	}
+	return s.store.View(ctx, func(tx Tx) error {
+		_, err := tx.OwnedDevice(ctx, a.ID, deviceID, s.now())
+		return err
+	})
+}

@@ -121,6 +121,11 @@ func (a *App) build(ctx context.Context, c Config) error {
 		return err
 	}
 
+	cloud, err := c.cloud(ctx)
+	if err != nil {
+		return err
+	}
+
 	a.db, err = sqlstore.Open(ctx, c.DatabaseURL.Reveal(), sqlstore.Options{Logger: log})
 	if err != nil {
 		return err
@@ -150,9 +155,12 @@ func (a *App) build(ctx context.Context, c Config) error {
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
-	a.media = media.New(a.db.Media(), a.registry, media.Options{NextID: regOptions.NextID, Logger: log})
+	a.media = media.New(a.db.Media(), a.registry, media.Options{
+		Cloud: cloud, IoT: media.IoT{Endpoint: c.AWSIoTEndpoint, RoleAlias: c.AWSIoTRoleAlias}, OwnCredentials: c.AWSOwnCredentials,
+		NextID: regOptions.NextID, Logger: log,
+	})
 	err = a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
-		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(),
+		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(), Video: a.media,
 		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
 	})...)
 	if err == nil {
@@ -180,7 +188,7 @@ func (a *App) build(ctx context.Context, c Config) error {
 		},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
-			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
+			AppLink: c.AppLinkURL, DeviceCAs: a.deviceCAs(), Limits: c.httpLimits(),
 		})
 	return nil
 }
@@ -252,6 +260,7 @@ func (a *App) Run(ctx context.Context) error {
 		}
 	})
 	background.Go(func() { a.accounts.Run(work) })
+	background.Go(func() { a.media.Run(work) })
 	background.Go(func() { a.plans.Run(work) })
 	background.Go(func() { a.ingestor.Run(work) })
 	background.Go(func() { a.classifier.Run(work) })

@@ -27,6 +27,7 @@ func (c *Config) Prepare() error {
 		c.checkSecrets(),
 		c.checkNumbers(),
 		c.checkIdentity(),
+		c.checkVideo(),
 		c.checkPlans(),
 		errorOf(c.trustedProxies()),
 		errorOf(c.ingestKeys()),
