@@ -21,6 +21,8 @@ var floors = map[string]int{
 	"account":               2,
 	"dataplan":              2,
 	"media":                 2,
+	"rollout":               2,
+	"webhook":               2,
 	"sqlstore":              3,
 	"hooks":                 3,
 	"partner/bedrock":       3,

@@ -141,7 +141,7 @@ func (p *Purchase) renews() bool { return p.Plan.Mode == ModeSubscription && p.E
 // carrier's package does, rests while the money is in doubt, and ends with it.
 // [contracts D.3: payment success is not entitlement]
 func (s *Service) entitle(ctx context.Context, tx Tx, p *Purchase) error {
-	if p.ActiveAt.IsZero() {
+	if p.ActiveAt.IsZero() || p.Stage != Active && p.Stage != Expired {
 		return nil
 	}
 	now := s.now()
@@ -150,7 +150,7 @@ func (s *Service) entitle(ctx context.Context, tx Tx, p *Purchase) error {
 		ends = ends.Add(renewalGrace)
 	}
 	switch {
-	case p.Status == Refunded, p.Stage == Expired, p.Stage == Failed:
+	case p.Status == Refunded, p.Stage == Expired:
 		if ends.IsZero() || ends.After(now) {
 			ends = now
 		}

@@ -135,6 +135,19 @@ var matrix = []rule{
 	{route: "GET /admin/explain", want: "                                401    role   role   role   role   role   ok     role   role", query: "actor=user:$USER&device_id=$DEVICE&capability=read"},
 	{route: "GET /admin/stats", want: "                                  401    role   role   role   role   role   ok     role   role"},
 
+	{route: "GET /admin/releases", want: "                              401    role   role   role   role   role   ok     role   role"},
+	{route: "POST /admin/releases", want: "                             401    role   role   role   role   role   ok     role   role", body: `{"version":"$NEW","url":"https://updates.example.com/x.bin","sha256":"$HASH"}`},
+	{route: "GET /admin/releases/{id}", want: "                         401    role   role   role   role   role   ok     role   role"},
+	{route: "DELETE /admin/releases/{id}", want: "                      401    role   role   role   role   role   ok     role   role"},
+	{route: "GET /admin/rollouts", want: "                              401    role   role   role   role   role   ok     role   role"},
+	{route: "POST /admin/rollouts", want: "                             401    role   role   role   role   role   ok     role   role", as: newRelease},
+	{route: "GET /admin/rollouts/{id}", want: "                         401    role   role   role   role   role   ok     role   role"},
+	{route: "PATCH /admin/rollouts/{id}", want: "                       401    role   role   role   role   role   ok     role   role", body: `{"rate_per_minute":5}`},
+	{route: "POST /admin/rollouts/{id}/pause", want: "                  401    role   role   role   role   role   ok     role   role"},
+	{route: "POST /admin/rollouts/{id}/resume", want: "                 401    role   role   role   role   role   ok     role   role"},
+	{route: "POST /admin/rollouts/{id}/cancel", want: "                 401    role   role   role   role   role   ok     role   role"},
+	{route: "GET /admin/rollouts/{id}/devices", want: "                 401    role   role   role   role   role   ok     role   role"},
+
 	{route: "GET /admin/staff", want: "                                  401    role   role   role   role   role   ok     role   role"},
 	{route: "POST /admin/staff", want: "                                 401    role   role   role   role   role   ok     role   role", body: `{"email":"$NEW@example.com","password":"` + adminPassword + `","role":"support"}`},
 	{route: "PATCH /admin/staff/{id}", want: "                           401    role   role   role   role   role   ok     role   role", body: `{"role":"admin"}`},
@@ -234,7 +247,7 @@ var variables = regexp.MustCompile(`\{[^}]+\}`)
 func (s *stage) ask(t *testing.T, r rule, path, actor, target string, want verdict) reply {
 	t.Helper()
 	method, _, _ := strings.Cut(r.route, " ")
-	if n, named := nounOf(t, strings.Replace(path, "/api/v1/", "/api/", 1)); named {
+	if n, named := nounOf(t, canonical(path)); named {
 		values := n.values(s, t, actor, target, want)
 		path = variables.ReplaceAllStringFunc(path, func(string) (value string) {
 			value, values = values[0], values[1:]
@@ -333,8 +346,7 @@ func TestEveryRouteAnswersByTheMatrix(t *testing.T) {
 		}
 	})
 	for _, route := range served {
-		canonical := strings.Replace(route, " /api/v1/", " /api/", 1)
-		r, ok := rows[canonical]
+		r, ok := rows[canonical(route)]
 		if !ok {
 			t.Errorf("%s has no row in the matrix", route)
 			continue
@@ -356,6 +368,18 @@ func TestEveryRouteAnswersByTheMatrix(t *testing.T) {
 			played.Add(1)
 		})
 	}
+}
+
+// canonical is the route of which one is an alias, both as "METHOD /path" or as a path.
+func canonical(route string) string {
+	method, path, _ := strings.Cut(route, "/")
+	if rest, ok := strings.CutPrefix(path, "api/v1/"); ok {
+		path = "api/" + rest
+	}
+	if strings.HasPrefix(path, "devices/") {
+		path = "api/" + path
+	}
+	return method + "/" + path
 }
 
 // play asks one route about everything: the refusals first, on a stage that they must

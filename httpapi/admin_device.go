@@ -11,6 +11,7 @@ import (
 // adminBody is what staff see of every device, beside what its people see.
 type adminBody struct {
 	MACAddress    *string    `json:"mac_address"`
+	Hardware      *string    `json:"hardware"`
 	NodeID        *string    `json:"node_id"` // of the latest connection
 	ProvisionedAt *time.Time `json:"provisioned_at"`
 	CreatedAt     time.Time  `json:"created_at"`
@@ -44,6 +45,7 @@ type adminDetailBody struct {
 	Credentials  []credentialBody  `json:"credentials"`
 	Entitlements []entitlementBody `json:"entitlements"` // now or later
 	Video        videoBody         `json:"video"`
+	OTA          *otaBody          `json:"ota"` // the latest update of its firmware
 }
 
 type ownerBody struct {
@@ -62,7 +64,7 @@ type shareBody struct {
 }
 
 func newAdminBody(d registry.Device) adminBody {
-	return adminBody{text(string(d.MAC)), text(d.Presence.NodeID), stamp(d.ProvisionedAt), d.CreatedAt.UTC(), d.SelfEnrolled, !d.DisabledAt.IsZero()}
+	return adminBody{text(string(d.MAC)), text(d.Hardware), text(d.Presence.NodeID), stamp(d.ProvisionedAt), d.CreatedAt.UTC(), d.SelfEnrolled, !d.DisabledAt.IsZero()}
 }
 
 func newAdminListBody(d registry.AdminDevice) adminListBody {
@@ -164,7 +166,11 @@ func (a *api) adminGetDevice(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(newAdminDetailBody(d, v))
+	body := newAdminDetailBody(d, v)
+	if body.OTA, err = a.deviceOTA(r, id); err != nil {
+		return answer{}, err
+	}
+	return ok(body)
 }
 
 func (a *api) deleteDevice(r *request) (answer, error) {

@@ -14,6 +14,8 @@ import (
 	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/rollout"
+	"github.com/opticworks/devicecloud/webhook"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -24,7 +26,9 @@ type Deps struct {
 	DataPlans  *dataplan.Service
 	Media      *media.Service
 	Ingestor   *media.Ingestor
+	Rollouts   *rollout.Service
 	Classifier *media.Classifier
+	Webhooks   *webhook.Service
 	WebSocket  http.Handler // MQTT over WebSocket, at /mqtt; nil: 404
 	Ready      func() error // an error while the program starts or drains; nil: always ready
 }

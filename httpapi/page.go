@@ -27,6 +27,11 @@ const (
 	listCommands     list = 'm'
 	listPlans        list = 'l'
 	listPurchases    list = 'b'
+	listReleases     list = 'r'
+	listRollouts     list = 'o'
+	listUpdates      list = 'f'
+	pageWebhooks     list = 'w'
+	pageDeliveries   list = 'y'
 )
 
 // cursorLen is the length of a cursor, in characters.

@@ -174,12 +174,12 @@ func (a *api) createPlan(r *request) (answer, error) {
 }
 
 func (a *api) changePlan(r *request) (answer, error) {
-	id, err := r.id("plan_id", dataplan.ErrPlanNotFound)
-	if err != nil {
-		return answer{}, err
-	}
 	var in planRequest
 	if err := r.decode(&in, maxJSON); err != nil {
+		return answer{}, err
+	}
+	id, err := r.id("plan_id", dataplan.ErrPlanNotFound)
+	if err != nil {
 		return answer{}, err
 	}
 	p, err := a.DataPlans.ChangePlan(r.Context(), r.actor, id, in.apply)

@@ -56,6 +56,8 @@ type Config struct {
 	SecretEncryptionKey     Secret   `name:"secret-encryption-key" help:"32 bytes, base64: seals credentials at rest"`
 	SecretEncryptionKeyFile string   `name:"secret-encryption-key-file" help:"file that holds SECRET_ENCRYPTION_KEY"`
 
+	WebhookAllowedNetworks []string `name:"webhook-allowed-networks" help:"addresses or prefixes that webhooks may call although they are not public"`
+
 	OIDCGoogleClientIDs []string `name:"oidc-google-client-ids" help:"our apps at Google; empty: no login by Google"`
 	OIDCGoogleIssuer    string   `name:"oidc-google-issuer" help:"another issuer in Google's place, for tests"`
 	OIDCAppleClientIDs  []string `name:"oidc-apple-client-ids" help:"our apps at Apple; empty: no login by Apple"`

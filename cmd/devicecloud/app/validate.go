@@ -32,6 +32,7 @@ func (c *Config) Prepare() error {
 		errorOf(c.trustedProxies()),
 		errorOf(c.ingestKeys()),
 		c.checkBedrock(),
+		errorOf(c.webhookNetworks()),
 		errorOf(c.staffProvider(slog.New(slog.DiscardHandler))),
 	)
 }
@@ -202,8 +203,13 @@ func (c *Config) checkNumbers() error {
 
 // trustedProxies reads TRUSTED_PROXIES: addresses and prefixes.
 func (c *Config) trustedProxies() ([]netip.Prefix, error) {
+	return prefixes("TRUSTED_PROXIES", c.TrustedProxies)
+}
+
+// prefixes reads addresses and prefixes of a setting.
+func prefixes(setting string, texts []string) ([]netip.Prefix, error) {
 	var all []netip.Prefix
-	for _, text := range c.TrustedProxies {
+	for _, text := range texts {
 		text = strings.TrimSpace(text)
 		if text == "" {
 			continue
@@ -214,7 +220,7 @@ func (c *Config) trustedProxies() ([]netip.Prefix, error) {
 		}
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
-			return nil, fmt.Errorf("TRUSTED_PROXIES: %q is neither an address nor a prefix", text)
+			return nil, fmt.Errorf("%s: %q is neither an address nor a prefix", setting, text)
 		}
 		all = append(all, p)
 	}

@@ -101,9 +101,13 @@ func refusals(t *testing.T) map[string]struct {
 			c.AdminOIDCIssuer, c.AdminOIDCClientID, c.AdminOIDCClientSecret = "https://login.example.com", "cloud", app.Secret(v)
 			c.AdminOIDCAdminGroup, c.PublicURL = "admins", "https://cloud.example.com"
 		}, guessable, false},
-		"INGEST_KEYS":           {func(c *app.Config, v string) { c.IngestKeys = app.Secret(v) }, ingestKeys(), false},
-		"TOKEN_SIGNING_KEY":     {func(c *app.Config, v string) { c.TokenSigningKey = app.Secret(v) }, signing, false},
-		"SECRET_ENCRYPTION_KEY": {func(c *app.Config, v string) { c.SecretEncryptionKey = app.Secret(v) }, sealing, true},
+		"INGEST_KEYS": {func(c *app.Config, v string) { c.IngestKeys = app.Secret(v) }, ingestKeys(), false},
+		"STRIPE_SECRET_KEY": {func(c *app.Config, v string) {
+			c.StripeSecretKey, c.PublicURL = app.Secret("sk_live_"+v), "https://cloud.example.com"
+		}, guessable, false},
+		"STRIPE_DATA_PLAN_WEBHOOK_SECRET": {func(c *app.Config, v string) { c.StripeDataPlanWebhookSecret = app.Secret("whsec_" + v) }, guessable, false},
+		"TOKEN_SIGNING_KEY":               {func(c *app.Config, v string) { c.TokenSigningKey = app.Secret(v) }, signing, false},
+		"SECRET_ENCRYPTION_KEY":           {func(c *app.Config, v string) { c.SecretEncryptionKey = app.Secret(v) }, sealing, true},
 	}
 }
 
