@@ -105,6 +105,7 @@ func (m mosquittoDevice) answer(commandID, status string) {
 }
 
 func TestCommandsWithMosquitto(t *testing.T) {
+	t.Parallel()
 	skipWithout(t, "mosquitto_pub", haveProgram("mosquitto_pub") && haveProgram("mosquitto_sub"))
 	c := Start(t, Options{})
 	admin := c.AdminToken()
@@ -200,6 +201,7 @@ func (c *Cloud) configures(d Device, token string) {
 
 // What the simulator's devices do with commands, over the running program.
 func TestCommandsWithTheSimulator(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
 	for i, tc := range []struct{ manner, status, code string }{
@@ -243,6 +245,7 @@ func TestCommandsWithTheSimulator(t *testing.T) {
 }
 
 func TestRacingRequestsMakeOneCommand(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
 	d := c.EnrollAs(admin)

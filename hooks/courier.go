@@ -244,6 +244,7 @@ func (c *Courier) admit(username string, s *session) (retired []retirement) {
 	c.live[s.id], s.retired = s, nil
 	s.accepted.Store(true)
 	if s.before != nil {
+		s.before.successor.Store(s)
 		s.before.superseded.Store(true)
 		s.before.release()
 	}

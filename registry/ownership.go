@@ -304,6 +304,11 @@ func (r *Registry) release(ctx context.Context, tx Tx, a Actor, d Device, reason
 	if err := tx.DeletePersonal(ctx, d.No); err != nil {
 		return freed{}, err
 	}
+	if len(gone.lost) > 0 {
+		if err := r.emit(ctx, tx, EventReleased, d.ID, r.now(), map[string]any{"user_ids": gone.lost}); err != nil {
+			return freed{}, err
+		}
+	}
 	data := map[string]any{"user_ids": gone.lost}
 	if reason != "" {
 		data["reason"] = reason
@@ -324,6 +329,9 @@ func (r *Registry) bind(ctx context.Context, tx Tx, a Actor, d Device, userID, v
 		return ErrOwnedByOther
 	}
 	if err := r.firstOwned(ctx, tx, d, now); err != nil {
+		return err
+	}
+	if err := r.emit(ctx, tx, EventClaimed, d.ID, now, map[string]any{"owner_user_id": userID, "via": via}); err != nil {
 		return err
 	}
 	return r.audit(ctx, tx, a, d.ID, "claimed", map[string]any{"user_id": userID, "via": via})

@@ -13,6 +13,7 @@ type ProvisionRequest struct {
 	DeviceID        string
 	MAC             MAC
 	FirmwareVersion string
+	Hardware        string // "" when the device does not say
 	Reset           bool   // somebody has reset the device by hand, and it has not said so yet
 	ResetID         string // names that reset; "" for firmware that has no name for it
 	MaxPacket       int    // the largest packet that the firmware takes, in bytes; 0: it did not say
@@ -35,7 +36,8 @@ var (
 )
 
 // DecodeProvision reads a provisioning request: device_id, mac_address and
-// firmware_version are required; reset, reset_id and max_packet_size are not.
+// firmware_version are required; hardware (see [ValidHardware]), reset, reset_id and
+// max_packet_size are not.
 func DecodeProvision(payload []byte) (ProvisionRequest, error) {
 	var p ProvisionRequest
 	var got [3]bool
@@ -53,6 +55,12 @@ func DecodeProvision(payload []byte) (ProvisionRequest, error) {
 		case "firmware_version":
 			got[2] = true
 			p.FirmwareVersion, err = stringValue(key, v, 1, 32)
+		case "hardware":
+			if !isNull(v) {
+				if p.Hardware, err = stringValue(key, v, 1, 32); err == nil && !ValidHardware(p.Hardware) {
+					err = badPayload("hardware must be letters, digits, dots, hyphens and underscores.")
+				}
+			}
 		case "reset":
 			p.Reset, err = boolValue(key, v)
 		case "reset_id":
@@ -200,6 +208,11 @@ func (r *Registry) provision(ctx context.Context, tx Tx, s *Session, req Provisi
 	if stale {
 		return provisioned{}, ErrStale
 	}
+	if req.Hardware != "" && d.Hardware == "" {
+		if _, err := tx.SetDeviceHardware(ctx, d.No, req.Hardware, now); err != nil {
+			return provisioned{}, err
+		}
+	}
 	if p.owner == "" && !p.released && !d.SelfEnrolled && !d.EverOwned {
 		if p.owner, err = r.linkByPurchase(ctx, tx, actor, d, now); err != nil {
 			return provisioned{}, err
@@ -209,6 +222,10 @@ func (r *Registry) provision(ctx context.Context, tx Tx, s *Session, req Provisi
 	data := map[string]any{"firmware_version": req.FirmwareVersion, "owner": nil}
 	if p.owner != "" {
 		data["owner"] = p.owner
+	}
+	told := map[string]any{"firmware_version": req.FirmwareVersion, "owner_user_id": data["owner"]}
+	if err := r.emit(ctx, tx, EventProvisioned, s.DeviceID, now, told); err != nil {
+		return provisioned{}, err
 	}
 	return p, r.audit(ctx, tx, actor, s.DeviceID, "provisioned", data)
 }
@@ -230,6 +247,9 @@ func (r *Registry) selfEnroll(ctx context.Context, id Identity) (Identity, error
 		}
 		alert := Event{ID: r.opts.NextID(), DeviceNo: no, Type: "device.self_enrolled", OccurredAt: cred.CreatedAt, Data: "{}"}
 		if err = tx.InsertEvent(ctx, alert, keepEvents); err != nil {
+			return err
+		}
+		if err = r.emit(ctx, tx, EventSelfEnrolled, id.DeviceID, cred.CreatedAt, nil); err != nil {
 			return err
 		}
 		return r.audit(ctx, tx, Actor{Kind: ActorDevice, ID: id.DeviceID, ClientType: "device"}, id.DeviceID, "self_enrolled", nil)

@@ -163,6 +163,9 @@ func (r *Registry) putShare(ctx context.Context, tx Tx, a Actor, deviceID string
 			data[name] = at.Format(time.RFC3339)
 		}
 	}
+	if err := r.emit(ctx, tx, EventShared, deviceID, o.At, data); err != nil {
+		return err
+	}
 	return r.audit(ctx, tx, a, deviceID, "shared", data)
 }
 

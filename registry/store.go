@@ -37,6 +37,7 @@ type Tx interface {
 	EntitlementTx
 	OrderTx
 	AuditTx
+	OutboxTx
 	CommandTx
 	ConfigTx
 	People
@@ -59,6 +60,9 @@ type DeviceTx interface {
 	// SetDeviceMAC fills in the MAC of a self-enrolled device, only while it has
 	// none; changed says whether it did. ErrAlreadyEnrolled when the MAC is taken.
 	SetDeviceMAC(ctx context.Context, no int64, mac MAC, at time.Time) (changed bool, err error)
+	// SetDeviceHardware fills in what a device is built as, only while nobody has said;
+	// changed says whether it did.
+	SetDeviceHardware(ctx context.Context, no int64, hardware string, at time.Time) (changed bool, err error)
 	// SetDeviceDisabled disables (at) or enables (zero time); changed says whether
 	// it was otherwise before.
 	SetDeviceDisabled(ctx context.Context, no int64, disabledAt, at time.Time) (changed bool, err error)
@@ -235,7 +239,8 @@ type EntitlementTx interface {
 	// InsertEntitlement writes a row; changed is false for a second trial of the same
 	// capability.
 	InsertEntitlement(ctx context.Context, e Entitlement) (changed bool, err error)
-	// Entitlements lists a device's rows that have not ended at a time, oldest first.
+	// Entitlements lists a device's rows that have not ended at a time and do not rest,
+	// oldest first.
 	Entitlements(ctx context.Context, deviceNo int64, at time.Time) ([]Entitlement, error)
 	// Entitled reports whether a row for a capability holds at a time.
 	Entitled(ctx context.Context, deviceNo int64, c Capability, at time.Time) (bool, error)
