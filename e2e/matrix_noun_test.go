@@ -42,6 +42,7 @@ var (
 var nouns = map[string]noun{
 	"/api/devices/":                      {aDevice, "device_not_found", deviceOf},
 	"/api/devices/{id}/commands/":        {aDevice, "device_not_found", commandOf},
+	"/api/devices/{id}/events/":          {aDevice, "device_not_found", eventOf},
 	"/admin/devices/":                    {aDevice, "device_not_found", deviceOf},
 	"/api/me/sessions/":                  {mine, "session_not_found", sessionOf},
 	"/api/me/identities/":                {mine, "identity_not_found", identityOf},
@@ -185,6 +186,12 @@ func commandOf(s *stage, t *testing.T, actor, target string, _ verdict) []string
 		t.Fatal(err)
 	}
 	return []string{d.ID, id}
+}
+
+// eventOf is a device and an event that nobody has sent: what is asked of it is refused
+// before.
+func eventOf(s *stage, _ *testing.T, actor, target string, _ verdict) []string {
+	return []string{s.device(actor, target).ID, "evt-1"}
 }
 
 // sessionOf is a session beside the one that asks, somebody else's, or none.

@@ -95,7 +95,14 @@ var matrix = []rule{
 	{route: "GET /api/devices/{id}/commands", want: "                    401    404    role   ok     ok     role   ok     ok     scope"},
 	{route: "GET /api/devices/{id}/commands/{command_id}", want: "       401    404    role   ok     ok     role   ok     ok     scope"},
 	{route: "DELETE /api/devices/{id}/commands/{command_id}", want: "    401    404    role   ok     ok     role   ok     ok     scope"},
+	{route: "POST /api/devices/{id}/stream", want: "                     401    404    403    403    403    404    404    404    404", body: `{}`}, // of no plan
+	{route: "GET /api/devices/{id}/stream", want: "                      401    404    403    403    403    404    404    404    404"},
+	{route: "GET /api/devices/{id}/clip", want: "                        401    404    role   403    403    404    404    404    404", query: "start=2026-01-15T10:00:00Z&end=2026-01-15T10:01:00Z"}, // of no plan
+	{route: "POST /api/devices/{id}/webrtc", want: "                     401    404    403    403    403    404    404    404    404", body: `{}`},
+	{route: "POST /api/devices/{id}/aws-identity", want: "               401    404    403    403    403    404    404    404    404"},
+	{route: "GET /api/device/kvs-credentials", want: "                   401    401    401    401    401    401    401    401    401"}, // a client certificate it takes
 	{route: "GET /api/devices/{id}/events", want: "                      401    404    ok     ok     ok     ok     ok     ok     ok"},
+	{route: "POST /api/devices/{id}/events/{event_id}/classify", want: " 401    404    role   403    403    404    404    404    404"}, // no device here is entitled to it
 	{route: "POST /api/devices/{id}/claim-challenge", want: "           401    404    403    403    409    role   role   role   role"},
 	{route: "POST /api/devices/{id}/share", want: "                     401    404    role   role   ok     role   ok     role   role", body: `{"user_email":"$NEW@example.com","role":"viewer"}`},
 	{route: "GET /api/devices/{id}/shares", want: "                     401    404    role   role   ok     role   ok     role   role"},

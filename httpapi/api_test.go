@@ -29,6 +29,7 @@ import (
 	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
+	"github.com/opticworks/devicecloud/webhook"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -117,6 +118,7 @@ type world struct {
 	contract routers.Router
 	tokens   map[string]string
 
+	model      *model
 	ingestWait time.Duration // of who delivers events
 }
 
@@ -157,11 +159,15 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	}
 	w.plans = dataplan.New(w.db.DataPlans(), w.reg, dataplan.Options{Now: w.clock.Now, NextID: nextID, Logger: log, Pages: "https://cloud.example.com"})
 	w.rollouts = rollout.New(w.db.Rollouts(), w.reg, w.courier, rollout.Options{Now: w.clock.Now, NextID: nextID, Logger: log})
+	service := media.New(w.db.Media(), w.reg, media.Options{Now: w.clock.Now, NextID: nextID, Logger: log})
+	w.model = &model{}
 	deps := httpapi.Deps{
 		Registry: w.reg, Accounts: w.accounts,
-		Rollouts:  w.rollouts,
-		DataPlans: w.plans,
-		Media:     media.New(w.db.Media(), w.reg, media.Options{Now: w.clock.Now, NextID: nextID, Logger: log}),
+		Rollouts:   w.rollouts,
+		Webhooks:   webhook.New(w.db.Webhooks(), w.reg, webhook.Options{Now: w.clock.Now, NextID: nextID, Logger: log}),
+		DataPlans:  w.plans,
+		Media:      service,
+		Classifier: media.NewClassifier(service, w.db.Classifications(), media.ClassifyOptions{Model: w.model, ModelID: "model-1", DailyLimit: 50, Now: w.clock.Now, NextID: nextID, Logger: log}),
 		Ingestor: media.NewIngestor(w.db.Ingest(), media.IngestOptions{
 			Keys: []media.IngestKey{ingestKey}, Now: w.clock.Now, NextID: nextID, Logger: log, Tell: w.reg.Tell,
 			Limit: func(string) time.Duration { return w.ingestWait },

@@ -30,6 +30,8 @@ const (
 	listReleases     list = 'r'
 	listRollouts     list = 'o'
 	listUpdates      list = 'f'
+	pageWebhooks     list = 'w'
+	pageDeliveries   list = 'y'
 )
 
 // cursorLen is the length of a cursor, in characters.

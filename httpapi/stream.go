@@ -98,6 +98,13 @@ type updatedEvent struct {
 	UpdatedAt time.Time `json:"updated_at"`
 }
 
+// webhookEvent tells administrators that a webhook is called no more.
+type webhookEvent struct {
+	At        time.Time `json:"at"`
+	WebhookID string    `json:"webhook_id"`
+	Reason    string    `json:"reason"`
+}
+
 // newEvent is the data of a change.
 func newEvent(c *registry.Change) any {
 	at := c.At.UTC()
@@ -123,6 +130,8 @@ func newEvent(c *registry.Change) any {
 		return deviceEvent{head, newEventBody(*c.Event)}
 	case registry.ChangeOTA:
 		return otaEvent{head, newOTABody(*c.OTA)}
+	case registry.ChangeWebhookDisabled:
+		return webhookEvent{at, c.Webhook.ID, c.Webhook.Reason}
 	case registry.ChangeCommand:
 		return commandEvent{head, newCommandBody(*c.Command)}
 	}

@@ -349,7 +349,7 @@ func (r *Registry) placeCommand(ctx context.Context, tx Tx, a Actor, deviceID st
 	// Only what is first in line goes straight to the device.
 	if reserved && waiting == 0 && d.Presence.Epoch == s.Epoch {
 		c.hand(s.Epoch, now)
-	} else if waiting >= maxQueuedCommands {
+	} else if waiting >= maxQueuedCommands && a.Kind != ActorSystem {
 		return Command{}, false, nil, retryAfter(ErrQueueFull, "", defaultCommandTTL)
 	}
 	longest := c
@@ -359,8 +359,10 @@ func (r *Registry) placeCommand(ctx context.Context, tx Tx, a Actor, deviceID st
 	} else if limit := d.PacketLimit(s) - packetReserve; len(payload) > limit || len(c.Params) > limit-envelopeReserve {
 		return Command{}, false, nil, ErrCommandTooLarge
 	}
-	if err := r.chargeCommand(ctx, tx, issuer, deviceID, o, now); err != nil {
-		return Command{}, false, nil, err
+	if a.Kind != ActorSystem {
+		if err := r.chargeCommand(ctx, tx, issuer, deviceID, o, now); err != nil {
+			return Command{}, false, nil, err
+		}
 	}
 	created, err := tx.InsertCommand(ctx, c)
 	if err != nil {
@@ -398,6 +400,10 @@ func (o order) sameAs(c Command, err error) error {
 // mayCommand is the gate of commands: the type's capability, and for those that cannot
 // be undone a person who has just proved who they are.
 func (r *Registry) mayCommand(ctx context.Context, tx Tx, a Actor, deviceID string, o order, now time.Time) (OwnedDevice, error) {
+	if a.Kind == ActorSystem {
+		device, err := tx.Device(ctx, deviceID)
+		return OwnedDevice{Device: device}, err
+	}
 	capability := CanControl
 	if o.kind.dangerous {
 		capability = CanEndanger

@@ -25,7 +25,7 @@ const fromDevices = ` FROM devices d JOIN device_presence p ON p.device_no = d.d
 // scanDevice reads deviceColumns, and what follows them into rest.
 func scanDevice(scan scanFunc, d *registry.Device, rest ...any) error {
 	p, s := &d.Presence, &d.State
-	dest := make([]any, 0, 36)
+	dest := make([]any, 0, 37)
 	dest = append(dest, &d.No, &d.ID, opt(&d.MAC), opt(&d.Name), opt(&d.FirmwareVersion), opt(&d.Hardware),
 		&d.SelfEnrolled, &d.EverOwned, at(&d.DisabledAt), at(&d.FirstSeen), at(&d.ProvisionedAt), at(&d.CreatedAt), at(&d.UpdatedAt), num(&d.MaxPacket),
 		&p.Epoch, &p.Status, &p.Reason, opt(&p.NodeID), num(&p.ConnectionID), opt(&p.Remote), num(&p.Protocol),

@@ -249,6 +249,8 @@ func TestPrepareRefusesWhatMustNotBeServed(t *testing.T) {
 		{"an unknown database", func(c *app.Config) { c.DatabaseURL = "mysql://user:hunter2@host/db" }, "DATABASE_URL must start with"},
 		{"a proxy that is no address", func(c *app.Config) { c.TrustedProxies = []string{"proxy"} }, "TRUSTED_PROXIES"},
 		{"proxies", func(c *app.Config) { c.TrustedProxies = []string{"192.0.2.1", "2001:db8::/32"} }, ""},
+		{"a network that is none", func(c *app.Config) { c.WebhookAllowedNetworks = []string{"10.0.0.0/33"} }, "WEBHOOK_ALLOWED_NETWORKS"},
+		{"networks", func(c *app.Config) { c.WebhookAllowedNetworks = []string{"10.1.0.0/16", "fd00::1"} }, ""},
 		{"Google", func(c *app.Config) { c.OIDCGoogleClientIDs = []string{"ios", "web"} }, ""},
 		{"Google with another issuer in its place", func(c *app.Config) {
 			c.OIDCGoogleClientIDs, c.OIDCGoogleIssuer = []string{"ios"}, "http://127.0.0.1:9000"

@@ -65,7 +65,9 @@ func newCollector(rows []metric) *registryCollector {
 	return &registryCollector{all}
 }
 
-func newIngestCollector(c *media.IngestCounters) *registryCollector {
+// newEventCollector exports the counters of events from outside, and of the model that
+// looks at their pictures.
+func newEventCollector(c *media.IngestCounters, m *media.ClassifyCounters) *registryCollector {
 	var all []counter
 	for _, row := range []struct {
 		name, help string
@@ -74,6 +76,9 @@ func newIngestCollector(c *media.IngestCounters) *registryCollector {
 		{"registry_ingested_events_total", "Events from outside that were taken.", &c.Accepted},
 		{"registry_ingest_duplicates_total", "Events from outside that had been taken before.", &c.Duplicates},
 		{"registry_ingest_refused_total", "Deliveries and events from outside that were refused.", &c.Refused},
+		{"registry_classifier_calls_total", "Calls of the model that looks at pictures of events; each is paid for.", &m.Calls},
+		{"registry_classified_events_total", "Events whose picture the model has judged.", &m.Done},
+		{"registry_classification_failures_total", "Tries to classify an event that failed.", &m.Failed},
 	} {
 		all = append(all, counter{prometheus.NewDesc(row.name, row.help, nil, nil), row.value, 1})
 	}

@@ -27,9 +27,12 @@ func (c *Config) Prepare() error {
 		c.checkSecrets(),
 		c.checkNumbers(),
 		c.checkIdentity(),
+		c.checkVideo(),
 		c.checkPlans(),
 		errorOf(c.trustedProxies()),
 		errorOf(c.ingestKeys()),
+		c.checkBedrock(),
+		errorOf(c.webhookNetworks()),
 		errorOf(c.staffProvider(slog.New(slog.DiscardHandler))),
 	)
 }
@@ -176,6 +179,7 @@ func (c *Config) checkNumbers() error {
 	}{
 		{"OFFLINE_THRESHOLD_SEC", c.OfflineThresholdSec, 10, 86400},
 		{"PAIRING_CODE_EXPIRY_SEC", c.PairingCodeExpirySec, 30, 3600},
+		{"BEDROCK_DAILY_LIMIT_PER_DEVICE", c.BedrockDailyLimit, 0, 1 << 20},
 		{"TRIAL_DAYS", c.TrialDays, 0, 36500},
 		{"MAX_DEVICES_PER_USER", c.MaxDevicesPerUser, 1, 100000},
 		{"AUDIT_RETENTION_DAYS", c.AuditRetentionDays, 1, 36500},
@@ -199,8 +203,13 @@ func (c *Config) checkNumbers() error {
 
 // trustedProxies reads TRUSTED_PROXIES: addresses and prefixes.
 func (c *Config) trustedProxies() ([]netip.Prefix, error) {
+	return prefixes("TRUSTED_PROXIES", c.TrustedProxies)
+}
+
+// prefixes reads addresses and prefixes of a setting.
+func prefixes(setting string, texts []string) ([]netip.Prefix, error) {
 	var all []netip.Prefix
-	for _, text := range c.TrustedProxies {
+	for _, text := range texts {
 		text = strings.TrimSpace(text)
 		if text == "" {
 			continue
@@ -211,7 +220,7 @@ func (c *Config) trustedProxies() ([]netip.Prefix, error) {
 		}
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
-			return nil, fmt.Errorf("TRUSTED_PROXIES: %q is neither an address nor a prefix", text)
+			return nil, fmt.Errorf("%s: %q is neither an address nor a prefix", setting, text)
 		}
 		all = append(all, p)
 	}

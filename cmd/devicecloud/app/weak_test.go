@@ -268,3 +268,13 @@ func TestNoKeyOfTheRepositoryIsServed(t *testing.T) {
 		t.Errorf("%d files, %v", files, err)
 	}
 }
+
+// Random bytes that begin and end like a placeholder are a key all the same.
+func TestRandomKeysAreServed(t *testing.T) {
+	key := []byte("<\x9a\x01\xfe\x7c\x10\xd3\x44\x8b\xe0\x5f\x21\xc7\x96\x0d\xb2\x68\xf5\x33\xaa\x1e\x4d\x87\x02\xcb\x59\xe6\x70\x14\xbd\x2f>")
+	c := served(t)
+	c.SecretEncryptionKey = app.Secret(base64.StdEncoding.EncodeToString(key))
+	if err := c.Prepare(); err != nil {
+		t.Error(err)
+	}
+}
