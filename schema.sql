@@ -39,9 +39,9 @@ CREATE TABLE devices (
     provisioned_at    BIGINT,
     created_at        BIGINT NOT NULL,
     updated_at        BIGINT NOT NULL,
+    hardware          TEXT,                            -- what it is built as, as the factory or else the device says
     reset_hash        BYTEA,                           -- of the last report of a factory reset: the same one counts once
-    max_packet_size   INTEGER,                         -- the largest packet that the firmware takes, as it said; null: 1024
-    hardware          TEXT                             -- what it is built as, as the factory or else the device says
+    max_packet_size   INTEGER                          -- the largest packet that the firmware takes, as it said; null: 1024
 );
 CREATE INDEX idx_devices_version ON devices (firmware_version);
 
