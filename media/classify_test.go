@@ -271,8 +271,12 @@ func TestDailyLimit(t *testing.T) {
 		err    error
 		want   string
 	}{
-		{"", media.ErrModelBusy, "RATE_LIMITED"}, {"", media.ErrUnavailable, "upstream_unavailable"}, {"", media.ErrDenied, "upstream_denied"},
-		{`{}`, nil, "model_bad_output"}, {"", media.ErrModelTimeout, "model_timeout"}, {goodAnswer, nil, ""},
+		{"", media.ErrModelBusy, "RATE_LIMITED"},
+		{"", media.ErrUnavailable, "upstream_unavailable"},
+		{"", media.ErrDenied, "upstream_denied"},
+		{`{}`, nil, "model_bad_output"},
+		{"", media.ErrModelTimeout, "model_timeout"},
+		{goodAnswer, nil, ""},
 	}
 	model := &eye{see: func(_ context.Context, n int64) (string, error) { return answers[n-1].answer, answers[n-1].err }}
 	p := newPalace(t, model, func(o *media.ClassifyOptions) { o.DailyLimit = 3 })
