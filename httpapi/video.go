@@ -122,6 +122,7 @@ func (a *api) downloadClip(r *request) (answer, error) {
 			if _, werr := r.w.Write(chunk[:n]); werr != nil {
 				return answered() // the client has gone
 			}
+			_ = control.Flush() // a writer that cannot is not a connection
 		}
 		if errors.Is(err, io.EOF) {
 			return answered()
