@@ -38,7 +38,9 @@ CREATE TABLE devices (
     first_seen        BIGINT,
     provisioned_at    BIGINT,
     created_at        BIGINT NOT NULL,
-    updated_at        BIGINT NOT NULL
+    updated_at        BIGINT NOT NULL,
+    reset_hash        BYTEA,                           -- of the last report of a factory reset: the same one counts once
+    max_packet_size   INTEGER                          -- the largest packet that the firmware takes, as it said; null: 1024
 );
 CREATE INDEX idx_devices_version ON devices (firmware_version);
 
@@ -161,11 +163,13 @@ CREATE TABLE invitations (
     invited_by    TEXT NOT NULL,  -- id of a person or of staff
     created_at    BIGINT NOT NULL,
     expires_at    BIGINT NOT NULL,
+    mail_at       BIGINT,         -- when its mail is to be sent, or sent again; null: it was, or none is
     UNIQUE (device_no, kind, email)
 );
 CREATE UNIQUE INDEX idx_invitations_transfer ON invitations (device_no) WHERE kind = 'transfer';
 CREATE INDEX idx_invitations_email ON invitations (email, invitation_id);
 CREATE INDEX idx_invitations_expiry ON invitations (expires_at);
+CREATE INDEX idx_invitations_mail ON invitations (mail_at) WHERE mail_at IS NOT NULL;
 
 -- Claims that wait for their device, by SHA-256 of the pairing code or the challenge.
 -- Rows are deleted an hour after they have expired.
@@ -204,9 +208,12 @@ CREATE TABLE device_entitlements (
     ends_at        BIGINT,   -- null: never
     history_days   INTEGER,  -- how far back a recording may be played; null: no limit
     granted_by     TEXT,     -- the actor of a grant
-    created_at     BIGINT NOT NULL
+    created_at     BIGINT NOT NULL,
+    purchase_id    TEXT,     -- of a plan: what was bought
+    suspended_at   BIGINT    -- while the money for it is in doubt
 );
 CREATE UNIQUE INDEX idx_entitlements_trial ON device_entitlements (device_no, capability) WHERE source = 'trial';
+CREATE UNIQUE INDEX idx_entitlements_purchase ON device_entitlements (purchase_id, capability) WHERE purchase_id IS NOT NULL;
 CREATE INDEX idx_entitlements_device ON device_entitlements (device_no, capability);
 
 -- Order lines: which MAC was sold to which e-mail. A line links once. [seed 003 4.4]
@@ -396,10 +403,10 @@ CREATE INDEX idx_commands_due ON device_commands (due_at) WHERE finished_at IS N
 CREATE INDEX idx_commands_finished ON device_commands (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX idx_commands_issuer ON device_commands (issuer);
 
--- Rates of commands, of all nodes together: for each bucket the time at which it will
--- be full again. A row in the past says nothing.
+-- Rates of commands and of mails about invitations, of all nodes together: for each
+-- bucket the time at which it will be full again. A row in the past says nothing.
 CREATE TABLE command_rates (
-    bucket  TEXT PRIMARY KEY,  -- user:..., device:..., type:...
+    bucket  TEXT PRIMARY KEY,  -- user:..., device:..., type:..., mail:<SHA-256 of the address or of who invites>
     full_at BIGINT NOT NULL
 );
 CREATE INDEX idx_command_rates_full ON command_rates (full_at);
@@ -413,6 +420,225 @@ CREATE TABLE device_configs (
     updated_at BIGINT NOT NULL
 );
 
+-- Who outside is told of events, and where. At most two secrets sign at a time.
+CREATE TABLE webhook_endpoints (
+    endpoint_no      INTEGER PRIMARY KEY,
+    endpoint_id      TEXT NOT NULL UNIQUE,
+    url              TEXT NOT NULL,
+    description      TEXT NOT NULL DEFAULT '',
+    secret           BYTEA NOT NULL,  -- 32 random bytes, sealed when a key is configured
+    old_secret       BYTEA,           -- signs too, until old_secret_until
+    old_secret_until BIGINT,
+    disabled_at      BIGINT,          -- nothing is kept for it or sent to it
+    disabled_reason  TEXT CHECK (disabled_reason IN ('by_request', 'gone', 'failing')),
+    failing_since    BIGINT,          -- of the first failure after the last success
+    not_before       BIGINT,          -- it asked not to be called until then
+    created_by       TEXT NOT NULL,   -- the actor
+    created_at       BIGINT NOT NULL,
+    updated_at       BIGINT NOT NULL,
+    CHECK ((old_secret IS NULL) = (old_secret_until IS NULL)),
+    CHECK ((disabled_at IS NULL) = (disabled_reason IS NULL))
+);
+
+-- Which events an endpoint is told of.
+CREATE TABLE webhook_subscriptions (
+    event_type  TEXT NOT NULL,
+    endpoint_no INTEGER NOT NULL REFERENCES webhook_endpoints (endpoint_no) ON DELETE CASCADE,
+    PRIMARY KEY (event_type, endpoint_no)
+);
+
+-- The outbox: one row for each event and each endpoint that was subscribed when it
+-- happened, written in the transaction of the change. A row that waits is due at
+-- due_at; while it is being sent that is the end of the lease, and attempt its fence.
+CREATE TABLE webhook_deliveries (
+    endpoint_no   INTEGER NOT NULL REFERENCES webhook_endpoints (endpoint_no) ON DELETE CASCADE,
+    event_id      BIGINT NOT NULL,
+    type          TEXT NOT NULL,
+    device_id     TEXT,                        -- what is about one device arrives in order
+    body          TEXT NOT NULL,               -- JSON, as it is signed and sent
+    status        TEXT NOT NULL CHECK (status IN ('waiting', 'delivered', 'failed')),
+    attempt       INTEGER NOT NULL DEFAULT 0,  -- how often it was sent, or begun to be
+    first_attempt INTEGER NOT NULL DEFAULT 0,  -- attempts before the last replay
+    due_at        BIGINT NOT NULL,
+    created_at    BIGINT NOT NULL,             -- when it happened
+    tried_at      BIGINT,                      -- when the last attempt ended
+    finished_at   BIGINT,
+    answer        INTEGER,                     -- HTTP status of the last attempt
+    error         TEXT,                        -- why the last attempt failed
+    PRIMARY KEY (endpoint_no, event_id),
+    CHECK ((finished_at IS NULL) = (status = 'waiting'))
+);
+CREATE INDEX idx_webhook_deliveries_due ON webhook_deliveries (endpoint_no, due_at) WHERE status = 'waiting';
+CREATE INDEX idx_webhook_deliveries_order ON webhook_deliveries (endpoint_no, device_id, event_id) WHERE status = 'waiting';
+CREATE INDEX idx_webhook_deliveries_status ON webhook_deliveries (endpoint_no, status, event_id);
+CREATE INDEX idx_webhook_deliveries_finished ON webhook_deliveries (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX idx_webhook_deliveries_created ON webhook_deliveries (created_at);
+
+-- Data plans: what is sold for the SIM card of a device. terms is the plan as JSON.
+CREATE TABLE data_plans (
+    plan_id    TEXT PRIMARY KEY,
+    terms      TEXT NOT NULL,
+    from_file  BOOLEAN NOT NULL DEFAULT FALSE,  -- of DATA_PLANS_FILE: only the file changes it
+    retired    BOOLEAN NOT NULL DEFAULT FALSE,  -- not sold any more
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
+-- One plan bought for one SIM. It names device and person by value and outlives both.
+-- stage moves along one table; status is what follows from it and from the facts beside:
+-- payments, disputes, periods, hold. [contracts E.4]
+CREATE TABLE data_plan_purchases (
+    purchase_id              TEXT PRIMARY KEY CHECK (length(purchase_id) = 32),
+    user_id                  TEXT NOT NULL,
+    device_id                TEXT NOT NULL,
+    iccid                    TEXT NOT NULL,
+    plan_id                  TEXT NOT NULL,
+    terms                    TEXT NOT NULL,    -- the plan as it was bought, JSON
+    amount                   BIGINT NOT NULL,  -- the price, in the currency's smallest unit
+    currency                 TEXT NOT NULL,
+    stage                    TEXT NOT NULL CHECK (stage IN ('PENDING', 'CANCELED', 'FAILED', 'PAID',
+        'PENDING_ASSIGNMENT', 'ORDERING', 'ACTIVE', 'EXPIRED')),
+    status                   TEXT NOT NULL,
+    version                  BIGINT NOT NULL DEFAULT 0,
+    idempotency_key          TEXT NOT NULL,
+    stripe_session_id        TEXT UNIQUE,
+    checkout_url             TEXT,
+    expires_at               BIGINT NOT NULL,  -- of the checkout
+    closed_at                BIGINT,           -- of the checkout; null: it may be paid
+    stripe_payment_intent_id TEXT UNIQUE,
+    stripe_subscription_id   TEXT UNIQUE,
+    paid_at                  BIGINT,
+    held_at                  BIGINT,
+    hold_reason              TEXT,
+    resumed_at               BIGINT,
+    active_at                BIGINT,           -- when the carrier's package began
+    active_until             BIGINT,
+    ended_at                 BIGINT,           -- of a subscription: it will not be renewed
+    out_trade_no             TEXT NOT NULL UNIQUE CHECK (length(out_trade_no) <= 32),
+    carrier_order_id         TEXT,
+    created_at               BIGINT NOT NULL,
+    updated_at               BIGINT NOT NULL,
+    UNIQUE (user_id, idempotency_key)
+);
+CREATE UNIQUE INDEX idx_purchases_open ON data_plan_purchases (iccid, plan_id) WHERE closed_at IS NULL;
+CREATE INDEX idx_purchases_user ON data_plan_purchases (user_id, purchase_id);
+CREATE INDEX idx_purchases_device ON data_plan_purchases (device_id, purchase_id);
+CREATE INDEX idx_purchases_status ON data_plan_purchases (status, purchase_id);
+CREATE INDEX idx_purchases_stage ON data_plan_purchases (stage, purchase_id);
+
+-- What is known of payments at the provider, also of those whose purchase is not known
+-- yet: a refund may be reported before the payment.
+CREATE TABLE data_plan_payments (
+    payment_intent_id TEXT PRIMARY KEY,
+    purchase_id       TEXT,
+    refunded          BIGINT NOT NULL DEFAULT 0,
+    complete          BOOLEAN NOT NULL DEFAULT FALSE,  -- all of it was refunded
+    created_at        BIGINT NOT NULL
+);
+CREATE INDEX idx_payments_purchase ON data_plan_payments (purchase_id);
+CREATE INDEX idx_payments_unmatched ON data_plan_payments (created_at) WHERE purchase_id IS NULL;
+
+-- Payments that the buyer's bank takes back, or tries to.
+CREATE TABLE data_plan_disputes (
+    dispute_id        TEXT PRIMARY KEY,
+    payment_intent_id TEXT NOT NULL,
+    closed            BOOLEAN NOT NULL DEFAULT FALSE,
+    won               BOOLEAN NOT NULL DEFAULT FALSE,
+    created_at        BIGINT NOT NULL
+);
+CREATE INDEX idx_disputes_payment ON data_plan_disputes (payment_intent_id);
+
+-- The periods of subscriptions, one for each invoice.
+CREATE TABLE data_plan_periods (
+    invoice_id             TEXT PRIMARY KEY,
+    purchase_id            TEXT,
+    stripe_subscription_id TEXT,
+    payment_intent_id      TEXT,
+    paid                   BOOLEAN NOT NULL,
+    amount                 BIGINT NOT NULL,
+    currency               TEXT NOT NULL,
+    starts_at              BIGINT,
+    ends_at                BIGINT,
+    created_at             BIGINT NOT NULL
+);
+CREATE INDEX idx_periods_purchase ON data_plan_periods (purchase_id);
+CREATE INDEX idx_periods_subscription ON data_plan_periods (stripe_subscription_id);
+
+-- The payment provider's events that were taken, so that a duplicate has no effect.
+CREATE TABLE stripe_events (
+    event_id    TEXT PRIMARY KEY,
+    type        TEXT NOT NULL,
+    created     BIGINT NOT NULL,
+    api_version TEXT,
+    received_at BIGINT NOT NULL,
+    outcome     TEXT NOT NULL
+);
+CREATE INDEX idx_stripe_events_received ON stripe_events (received_at);
+
+-- SIM cards. The numbers are a person's data: they leave in full for the scope admin:sim
+-- alone. [contracts E]
+CREATE TABLE sim_cards (
+    sim_id       BIGINT PRIMARY KEY,
+    iccid        TEXT NOT NULL UNIQUE,
+    eid          TEXT,
+    imsi         TEXT,
+    msisdn       TEXT,
+    device_no    INTEGER UNIQUE REFERENCES devices (device_no) ON DELETE SET NULL,
+    status       TEXT NOT NULL CHECK (status IN ('inactive', 'active', 'suspended', 'exhausted', 'expired', 'retired')),
+    status_at    BIGINT NOT NULL,  -- when the carrier said so: what it said before changes nothing
+    used_mb      BIGINT,           -- of the running package; null: not known
+    total_mb     BIGINT,           -- of the running package; null: not known, or no limit
+    usage_at     BIGINT,
+    plan         TEXT,             -- name of the plan whose package runs, or ran last
+    plan_ends_at BIGINT,
+    alert_type   INTEGER,          -- the last alert of the carrier since the package began
+    alert_value  TEXT,
+    alert_at     BIGINT,
+    refreshed_at BIGINT,           -- when the carrier was asked last
+    created_at   BIGINT NOT NULL,
+    updated_at   BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX idx_sims_eid ON sim_cards (eid) WHERE eid IS NOT NULL;
+CREATE UNIQUE INDEX idx_sims_imsi ON sim_cards (imsi) WHERE imsi IS NOT NULL;
+CREATE INDEX idx_sims_refreshed ON sim_cards (refreshed_at) WHERE device_no IS NOT NULL;
+
+-- Orders at the carrier, one for each purchase. A request that may have arrived has
+-- sent_at: before another one the carrier is asked what it has. [contracts E.4]
+CREATE TABLE carrier_orders (
+    purchase_id TEXT PRIMARY KEY REFERENCES data_plan_purchases (purchase_id),
+    iccid       TEXT NOT NULL,
+    attempts    INTEGER NOT NULL DEFAULT 0,  -- requests that were sent, or may have been
+    sent_at     BIGINT,                      -- of the last of them
+    due_at      BIGINT NOT NULL,             -- when it is looked at next
+    lease_until BIGINT NOT NULL,             -- somebody works on it until then
+    taken_at    BIGINT,                      -- the carrier has the order
+    refunded_at BIGINT,                      -- the carrier gave the money back
+    problem     TEXT                         -- what went wrong last
+);
+
+-- The carrier's notifications that were taken, so that a duplicate has no effect.
+-- [contracts E.3]
+CREATE TABLE carrier_events (
+    provider       TEXT NOT NULL,
+    event_id       TEXT NOT NULL,
+    event          TEXT NOT NULL,
+    iccid          TEXT,
+    payload_sha256 BYTEA NOT NULL,    -- without what a repetition signs anew
+    outcome        TEXT NOT NULL CHECK (outcome IN ('handled', 'repeated', 'stale', 'refused', 'ignored', 'unmatched')),
+    notice         TEXT,              -- of one that nothing matched yet, JSON
+    received_at    BIGINT NOT NULL,
+    processed_at   BIGINT NOT NULL,
+    PRIMARY KEY (provider, event_id)
+);
+CREATE INDEX idx_carrier_events_unmatched ON carrier_events (received_at) WHERE outcome = 'unmatched';
+CREATE INDEX idx_carrier_events_received ON carrier_events (received_at);
+
+-- What notifications have done: another one that would do the same does nothing.
+CREATE TABLE carrier_effects (
+    effect   TEXT PRIMARY KEY,  -- refund:ORDER, effective:ICCID:ORDER
+    event_id TEXT NOT NULL,
+    taken_at BIGINT NOT NULL
+);
 -- What a device's video is called at AWS. No two devices have the same stream, channel
 -- or thing: the people of one would watch the other.
 CREATE TABLE device_videos (
@@ -448,3 +674,61 @@ CREATE TABLE device_vends (
 );
 CREATE INDEX idx_vends_device ON device_vends (device_no, vended_at);
 CREATE INDEX idx_vends_at ON device_vends (vended_at);
+
+-- Events of devices that the outside has sent, to know each again. What happened is in
+-- device_events under the same id, for as long as that is kept.
+CREATE TABLE iot_events (
+    event_id    BIGINT PRIMARY KEY,
+    device_no   INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    sender_id   TEXT,                  -- event_id, as the sender calls it
+    type        TEXT NOT NULL,
+    occurred_at BIGINT NOT NULL,
+    received_at BIGINT NOT NULL,
+    dedup_key   BYTEA NOT NULL UNIQUE, -- SHA-256 of sender_id, or of the event itself
+    body_hash   BYTEA NOT NULL,        -- SHA-256 of the event itself
+    source      TEXT NOT NULL          -- id of the key that signed it
+);
+CREATE INDEX idx_iot_events_device ON iot_events (device_no, sender_id);
+CREATE INDEX idx_iot_events_received ON iot_events (received_at);
+
+-- The minutes in which a key, or whoever claimed to have it, has an audit row of a
+-- reason: one is enough. Rows are deleted after an hour.
+CREATE TABLE ingest_audits (
+    key_id TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    minute BIGINT NOT NULL,  -- since 1970
+    PRIMARY KEY (key_id, reason, minute)
+);
+CREATE INDEX idx_ingest_audits_minute ON ingest_audits (minute);
+
+-- What a model has seen in the picture of an event, and the queue of those it is still to
+-- look at. A claim is taken before the model is asked, so that it is paid once.
+CREATE TABLE event_classifications (
+    event_id      BIGINT NOT NULL REFERENCES device_events (event_id) ON DELETE CASCADE,
+    model_id      TEXT NOT NULL,
+    device_no     INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    status        TEXT NOT NULL CHECK (status IN ('waiting', 'running', 'done', 'failed')),
+    attempts      INTEGER NOT NULL DEFAULT 0,
+    claim         BIGINT NOT NULL DEFAULT 0,  -- of who is at it; the fence of its end
+    due_at        BIGINT,                     -- waiting: when to begin; running: when the claim lapses
+    label         TEXT,
+    confidence    INTEGER,                    -- thousandths
+    summary       TEXT,
+    error         TEXT,                       -- why it failed
+    created_at    BIGINT NOT NULL,
+    classified_at BIGINT,
+    PRIMARY KEY (event_id, model_id),
+    CHECK ((due_at IS NULL) = (status IN ('done', 'failed'))),
+    CHECK ((classified_at IS NULL) = (status <> 'done'))
+);
+CREATE INDEX idx_classifications_due ON event_classifications (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX idx_classifications_device ON event_classifications (device_no, event_id);
+
+-- How often a model was asked about a device on a day (UTC).
+CREATE TABLE classification_days (
+    device_no INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    day       INTEGER NOT NULL,  -- since 1970
+    calls     INTEGER NOT NULL,
+    PRIMARY KEY (device_no, day)
+);
+CREATE INDEX idx_classification_days_day ON classification_days (day);

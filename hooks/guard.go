@@ -57,7 +57,7 @@ func All(courier *Courier, reg *registry.Registry, accounts Accounts, opts Optio
 		opts.MaxPacket = 128 << 10
 	}
 	courier.root, courier.log, courier.now = opts.Root, opts.Logger, opts.Now
-	courier.load = readableIDs(reg)
+	courier.load, courier.targetsCommand, courier.targets.root = readableIDs(reg), reg.TargetsCommand, opts.Root
 	g := &guard{
 		courier: courier, registry: reg, accounts: accounts, root: opts.Root, log: opts.Logger, now: opts.Now, deviceCAs: opts.DeviceCAs, video: opts.Video,
 		limits: opts.Limits, offlineThreshold: opts.OfflineThreshold, maxPacket: uint32(min(opts.MaxPacket, math.MaxInt32)),
@@ -101,7 +101,7 @@ func (g *guard) ID() string { return "devicecloud" }
 func (g *guard) Provides(b byte) bool {
 	switch b {
 	case mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnSessionEstablished, mqtt.OnDisconnect, mqtt.OnACLCheck,
-		mqtt.OnPacketRead, mqtt.OnPacketEncode, mqtt.OnPacketProcessed, mqtt.OnPublish, mqtt.OnPublishDropped,
+		mqtt.OnPacketRead, mqtt.OnPacketEncode, mqtt.OnPacketProcessed, mqtt.OnPublish, mqtt.OnPublishDropped, mqtt.OnQosPublish,
 		mqtt.OnSubscribe, mqtt.OnSubscribed, mqtt.OnUnsubscribe, mqtt.OnUnsubscribed:
 		return true
 	}

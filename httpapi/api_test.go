@@ -22,6 +22,7 @@ import (
 	"github.com/getkin/kin-openapi/routers/gorillamux"
 	"github.com/opticworks/devicecloud"
 	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/httpapi"
 	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
@@ -104,6 +105,7 @@ type world struct {
 	db       *sqlstore.DB
 	reg      *registry.Registry
 	accounts *account.Service
+	plans    *dataplan.Service
 	courier  *courier
 	mails    mailer
 	clock    *clock
@@ -111,6 +113,8 @@ type world struct {
 	metrics  *prometheus.Registry
 	contract routers.Router
 	tokens   map[string]string
+
+	ingestWait time.Duration // of who delivers events
 }
 
 func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world {
@@ -148,7 +152,15 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	if err != nil {
 		t.Fatal(err)
 	}
-	deps := httpapi.Deps{Registry: w.reg, Accounts: w.accounts, Media: media.New(w.db.Media(), w.reg, media.Options{Now: w.clock.Now, NextID: nextID, Logger: log})}
+	w.plans = dataplan.New(w.db.DataPlans(), w.reg, dataplan.Options{Now: w.clock.Now, NextID: nextID, Logger: log, Pages: "https://cloud.example.com"})
+	deps := httpapi.Deps{
+		Registry: w.reg, Accounts: w.accounts, DataPlans: w.plans,
+		Media: media.New(w.db.Media(), w.reg, media.Options{Now: w.clock.Now, NextID: nextID, Logger: log}),
+		Ingestor: media.NewIngestor(w.db.Ingest(), media.IngestOptions{
+			Keys: []media.IngestKey{ingestKey}, Now: w.clock.Now, NextID: nextID, Logger: log, Tell: w.reg.Tell,
+			Limit: func(string) time.Duration { return w.ingestWait },
+		}),
+	}
 	opts := httpapi.Options{Logger: log, Registerer: w.metrics, Now: w.clock.Now}
 	if change != nil {
 		change(&deps, &opts)

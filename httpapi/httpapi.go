@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/gorilla/mux"
 	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,7 +21,9 @@ import (
 type Deps struct {
 	Registry  *registry.Registry
 	Accounts  *account.Service
+	DataPlans *dataplan.Service
 	Media     *media.Service
+	Ingestor  *media.Ingestor
 	WebSocket http.Handler // MQTT over WebSocket, at /mqtt; nil: 404
 	Ready     func() error // an error while the program starts or drains; nil: always ready
 }

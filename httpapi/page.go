@@ -25,6 +25,8 @@ const (
 	listServices     list = 'v'
 	listInvitations  list = 'i'
 	listCommands     list = 'm'
+	listPlans        list = 'l'
+	listPurchases    list = 'b'
 )
 
 // cursorLen is the length of a cursor, in characters.

@@ -94,6 +94,24 @@ func (a *api) routes() []route {
 		{post, "/api/devices/{id}/aws-identity", person, a.identifyAtAWS},
 		{get, "/api/device/kvs-credentials", anybody, a.lendToDevice}, // a client certificate
 
+		{get, "/api/data-plans", person, a.listPlans},
+		{post, "/api/checkout/data-plan", person, a.checkout},
+		{get, "/api/checkout/sessions/{session_id}", anybody, a.getSession}, // with a token, the buyer's own
+		{get, "/api/purchases", person, a.listPurchases},
+		{post, "/api/webhooks/data-plan", anybody, a.stripeWebhook}, // by signature
+		{get, "/admin/plans", admin, a.adminListPlans},
+		{post, "/admin/plans", admin, a.createPlan},
+		{get, "/admin/plans/{plan_id}", admin, a.adminGetPlan},
+		{patch, "/admin/plans/{plan_id}", admin, a.changePlan},
+		{remove, "/admin/plans/{plan_id}", admin, a.retirePlan},
+		{get, "/admin/purchases", admin, a.adminListPurchases},
+		{get, "/admin/purchases/{purchase_id}", admin, a.adminGetPurchase},
+		{post, "/admin/purchases/{purchase_id}/refund", admin, a.refundPurchase},
+		{post, "/admin/purchases/{purchase_id}/resume", admin, a.resumePurchase},
+		// Of who signs what they send.
+		{post, "/api/internal/aws/iot-event", anybody, a.ingestEvents},
+		{post, "/api/ingest/iot-events", anybody, a.ingestEvents},
+
 		{post, "/admin/enroll", factory, a.enroll},
 		{post, "/admin/devices/import", factory, a.importDevices},
 		{post, "/admin/orders", factory, a.createOrder},
@@ -152,7 +170,9 @@ func (a *api) documents() map[string][]byte {
 
 const (
 	pathMQTT   = "/mqtt"
-	pathMagic  = "/auth/magic" // what a mailed link opens
+	pathMagic  = "/auth/magic"       // what a mailed link opens
+	pathPaid   = "/checkout/success" // where the payment provider sends a buyer back to
+	pathUnpaid = "/checkout/cancel"
 	pathStream = "/api/events/stream"
 	alias      = "/api/v1/"
 )
@@ -170,6 +190,8 @@ func (a *api) mount() {
 		a.handleFunc(get, path, path, document(text))
 	}
 	a.handleFunc(get, pathMagic, pathMagic, magicLinkPage(a.opts.AppLink))
+	a.handleFunc(get, pathPaid, pathPaid, checkoutPage("Thank you", "Asking how the payment stands.", true))
+	a.handleFunc(get, pathUnpaid, pathUnpaid, checkoutPage("Nothing was bought", "You can close this page and try again in the app.", false))
 	if a.WebSocket != nil {
 		a.handleFunc(get, pathMQTT, pathMQTT, a.WebSocket.ServeHTTP)
 	}

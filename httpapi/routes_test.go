@@ -123,6 +123,13 @@ var access = map[string]refusal{
 	"GET /api/invitations":                           {want: "401 200 200 200 200 403 403"},
 	"POST /api/invitations/{id}/accept":              {want: "401 404 404 404 404 403 403"},
 	"POST /api/invitations/{id}/decline":             {want: "401 404 404 404 404 403 403"},
+	"GET /api/data-plans":                            {want: "401 200 200 200 200 200 200"},
+	"GET /api/checkout/sessions/{session_id}":        {want: "404 404 404 404 404 404 404"},
+	"GET /api/purchases":                             {want: "401 200 200 200 200 200 200"},
+	"POST /api/webhooks/data-plan":                   {want: "500 500 500 500 500 500 500"}, // no secret here; see purchase_test.go
+	"GET /checkout/success":                          {want: "200 200 200 200 200 200 200"},
+	"GET /checkout/cancel":                           {want: "200 200 200 200 200 200 200"},
+	"POST /api/checkout/data-plan":                   {body: `{"plan_id":"basic","device_id":"00000000000000000000000000000000"}`, want: "401 400 400 400 400 403 403"}, // no Idempotency-Key
 	"POST /admin/enroll":                             {body: `{"mac_address":"02:00:00:00:00:09","device_secret_hash":"` + strings.Repeat("ab", 32) + `"}`, want: "401 403 403 403 403 403 201"},
 	"POST /admin/devices/import":                     {csv: true, body: "mac_address,device_secret_hash\n", want: "401 403 403 403 403 403 200"},
 	"POST /admin/orders":                             {body: `{"order_id":"o1","user_email":"a@example.com","device_mac":"02:00:00:00:00:09"}`, want: "401 403 403 403 403 403 201"},
@@ -148,6 +155,8 @@ var access = map[string]refusal{
 	"POST /api/devices/{id}/webrtc":                  {body: `{}`, want: "401 404 403 403 403 404 404"},
 	"POST /api/devices/{id}/aws-identity":            {want: "401 404 403 403 403 404 404"},
 	"GET /api/device/kvs-credentials":                {want: "401 401 401 401 401 401 401"},
+	"POST /api/internal/aws/iot-event":               {want: "401 401 401 401 401 401 401"}, // a signature, and no token, is what lets in
+	"POST /api/ingest/iot-events":                    {want: "401 401 401 401 401 401 401"},
 	"GET /api/devices/{id}/config":                   {want: "401 404 200 200 200 200 200"},
 	"PUT /api/devices/{id}/config":                   {body: `{"version":0,"zones":[]}`, want: "401 404 403 200 409 403 409"},
 	"POST /api/devices/{id}/diagnostics":             {body: `{"include":["heap"],"wait":0}`, want: "401 404 403 409 409 403 409"},
@@ -298,6 +307,7 @@ func TestBadBodies(t *testing.T) {
 		}
 	}
 	wrongTypes := map[string][]string{
+		"POST /api/checkout/data-plan": {`{}`, `{"plan_id":5}`, `{"plan_id":"x","device_id":[]}`, `{"plan_id":"","device_id":"x"}`, `{"plan_id":"x"}`, `{"plan_id":"x","device_id":"y","iccid":5}`},
 		"PUT /api/devices/{id}/config": {
 			`{}`, `{"version":0}`, `{"zones":[]}`, `{"version":"0","zones":[]}`, `{"version":1.5,"zones":[]}`, `{"version":0,"zones":{}}`, `{"version":0,"zones":null}`,
 			`{"version":0,"zones":[5]}`, `{"version":0,"zones":[{"id":"z"}]}`,
@@ -367,7 +377,7 @@ func TestBadBodies(t *testing.T) {
 // taker is somebody whose body the route looks at.
 func taker(canonical string) string {
 	switch canonical {
-	case "POST /api/me/identities", "POST /api/devices/activate", "POST /api/devices/claims":
+	case "POST /api/me/identities", "POST /api/devices/activate", "POST /api/devices/claims", "POST /api/checkout/data-plan":
 		return "owner"
 	}
 	return "admin"

@@ -119,6 +119,8 @@ func newEvent(c *registry.Change) any {
 		return updatedEvent{head, c.Name, at}
 	case registry.ChangeConfig:
 		return configEvent{head, newConfigBody(*c.Config)}
+	case registry.ChangeEvent:
+		return deviceEvent{head, newEventBody(*c.Event)}
 	case registry.ChangeCommand:
 		return commandEvent{head, newCommandBody(*c.Command)}
 	}

@@ -67,7 +67,8 @@ type Disconnect struct {
 	At       time.Time
 	LastSeen time.Time
 	Reason   Reason
-	Tell     bool // the Row is wanted
+	EventID  int64 // of the event that tells of it; 0: none does
+	Tell     bool  // the Row is wanted
 
 	Changed bool // result: this was the device's live connection
 	Row     Row  // result when Changed and Tell: what is true now
@@ -87,9 +88,11 @@ type Claim struct {
 	Remote       string
 	Protocol     int
 	At           time.Time
-	Tell         bool // State and ReportedAt of the Row are wanted
+	EventID      int64 // of the event that tells of it; 0: none does
+	Tell         bool  // State and ReportedAt of the Row are wanted
 
 	Refused bool // result: disabled, removed, or the credential is gone
+	Began   bool // result: the device was offline before
 	Row     Row  // result unless Refused: what is true now, with the new epoch
 }
 

@@ -522,6 +522,9 @@ func (r *Registry) endCommand(ctx context.Context, tx Tx, by Actor, c *Command, 
 	if code != "" {
 		data["code"] = code
 	}
+	if err := r.emit(ctx, tx, EventCommandCompleted, c.DeviceID, now, c.completed()); err != nil {
+		return err
+	}
 	return r.audit(ctx, tx, by, c.DeviceID, "command_finished", data)
 }
 

@@ -306,6 +306,23 @@ func (r *Registry) updateEnded(s *Session, payload []byte) {
 	r.dispatch.finished(ended...)
 }
 
+// completed is what the outside hears of a command's end. [contracts H]
+func (c *Command) completed() map[string]any {
+	data := map[string]any{
+		"commandId": c.ID, "requestId": c.RequestID, "type": c.Type, "status": string(c.Status), "issuedBy": c.Issuer,
+		"issuedAt": c.IssuedAt, "finishedAt": c.FinishedAt,
+	}
+	for name, text := range map[string]string{"code": c.Code, "message": c.Message} {
+		if text != "" {
+			data[name] = text
+		}
+	}
+	if c.Result != "" {
+		data["result"] = json.RawMessage(c.Result)
+	}
+	return data
+}
+
 // dropCommands removes a device's commands when it is released: they are its former
 // owner's. Those that were open leave a row in the audit trail.
 func (r *Registry) dropCommands(ctx context.Context, tx Tx, a Actor, d Device) error {

@@ -21,6 +21,8 @@ const (
 	ChangeSelfEnrolled ChangeKind = "device.self_enrolled" // heard by staff alone
 	ChangeCommand      ChangeKind = "command.updated"
 	ChangeConfig       ChangeKind = "config.updated"
+	ChangeSIM          ChangeKind = "sim.alert"
+	ChangeEvent        ChangeKind = "device.event" // one that the outside has sent
 )
 
 // Change is one committed change of a device. It is shared between listeners and
@@ -39,9 +41,20 @@ type Change struct {
 	Share      *Ownership   // device.shared: UserID, Role and times
 	Command    *Command     // command.updated
 	Config     *ConfigState // config.updated
+	SIM        *SIMAlert    // sim.alert
+	Event      *Event       // device.event
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
 	private bool     // nobody but users hears it
+}
+
+// SIMAlert is what people hear of the SIM card in a device: there is little left of its
+// plan, or it was stopped.
+type SIMAlert struct {
+	Alert  string // data_low, percent_low, days_low, stopped, other
+	Left   string // what is left, as the carrier says: MB, per cent or days; "" when it does not
+	ICCID  string // masked
+	Status string // of the card
 }
 
 const (
@@ -224,6 +237,14 @@ func (f *feed) rest() {
 	if len(f.listeners) == 0 {
 		f.active.Store(false)
 		f.ring = nil
+	}
+}
+
+// Tell lets live listeners hear of a change that another domain has committed. Nobody
+// waits for it.
+func (r *Registry) Tell(c *Change) {
+	if r.feed.active.Load() {
+		r.feed.publish([]*Change{c})
 	}
 }
 

@@ -187,6 +187,9 @@ func (r *Registry) link(ctx context.Context, tx Tx, a Actor, d Device, o Order, 
 	if err := r.firstOwned(ctx, tx, d, now); err != nil {
 		return false, err
 	}
+	if err := r.emit(ctx, tx, EventClaimed, d.ID, now, map[string]any{"owner_user_id": user, "via": viaPurchase}); err != nil {
+		return false, err
+	}
 	return true, r.audit(ctx, tx, a, d.ID, "claimed", map[string]any{"user_id": user, "via": viaPurchase, "order_id": o.OrderID})
 }
 

@@ -282,6 +282,11 @@ func (r *Registry) release(ctx context.Context, tx Tx, a Actor, d Device) (lost 
 	if err := tx.DeletePersonal(ctx, d.No); err != nil {
 		return nil, err
 	}
+	if len(lost) > 0 {
+		if err := r.emit(ctx, tx, EventReleased, d.ID, r.now(), map[string]any{"user_ids": lost}); err != nil {
+			return nil, err
+		}
+	}
 	return lost, r.audit(ctx, tx, a, d.ID, "released", map[string]any{"user_ids": lost})
 }
 
@@ -298,6 +303,9 @@ func (r *Registry) bind(ctx context.Context, tx Tx, a Actor, d Device, userID, v
 		return ErrOwnedByOther
 	}
 	if err := r.firstOwned(ctx, tx, d, now); err != nil {
+		return err
+	}
+	if err := r.emit(ctx, tx, EventClaimed, d.ID, now, map[string]any{"owner_user_id": userID, "via": via}); err != nil {
 		return err
 	}
 	return r.audit(ctx, tx, a, d.ID, "claimed", map[string]any{"user_id": userID, "via": via})

@@ -142,7 +142,7 @@ func (r *Registry) Connect(ctx context.Context, id Identity, info ConnectInfo) (
 	}
 	c := &Claim{
 		DeviceNo: id.DeviceNo, DeviceID: id.DeviceID, CredentialID: id.CredentialID, ConnectionID: r.opts.NextID(), NodeID: r.opts.NodeID,
-		BootID: r.bootID.Load(), Remote: info.Remote, Protocol: info.Protocol, At: r.now(), Tell: r.courier.Watched(),
+		BootID: r.bootID.Load(), Remote: info.Remote, Protocol: info.Protocol, At: r.now(), EventID: r.opts.NextID(), Tell: r.courier.Watched(),
 	}
 	b, err := r.ingest.add(func(b *Batch) { b.Claims = append(b.Claims, c) })
 	if err != nil {
@@ -204,7 +204,7 @@ func (r *Registry) firstSeen(s *Session) {
 // connection took over. It tries again until ctx ends, since presence that stays
 // wrong is worse than one that comes late; the sweep mends what is left.
 func (r *Registry) Disconnect(ctx context.Context, s *Session, reason Reason, lastSeen time.Time) (changed bool, err error) {
-	d := &Disconnect{DeviceNo: s.DeviceNo, DeviceID: s.DeviceID, Epoch: s.Epoch, At: r.now(), LastSeen: lastSeen.UTC().Truncate(time.Microsecond), Reason: reason}
+	d := &Disconnect{DeviceNo: s.DeviceNo, DeviceID: s.DeviceID, Epoch: s.Epoch, At: r.now(), LastSeen: lastSeen.UTC().Truncate(time.Microsecond), Reason: reason, EventID: r.opts.NextID()}
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		d.Tell = r.courier.Watched()
 		err = r.disconnect(d)
@@ -359,7 +359,14 @@ func (r *Registry) expireUnknown(ctx context.Context) error {
 	var changes []*Change
 	err := r.change(ctx, func(tx Tx) (err error) {
 		changes = nil
-		if gone, err = tx.ExpireUnknown(ctx, r.opts.NodeID, now.Add(-r.opts.OfflineThreshold), now); err != nil || !r.feed.active.Load() {
+		if gone, err = tx.ExpireUnknown(ctx, r.opts.NodeID, now.Add(-r.opts.OfflineThreshold), now); err != nil {
+			return err
+		}
+		events := make([]OutboxEvent, len(gone))
+		for i, g := range gone {
+			events[i] = presenceEvent(r.opts.NextID(), g.DeviceID, now, Offline, NodeLost, g.Epoch)
+		}
+		if err := tx.InsertOutbox(ctx, events...); err != nil || !r.feed.active.Load() {
 			return err
 		}
 		for _, g := range gone {

@@ -176,6 +176,10 @@ func (r *Registry) provision(ctx context.Context, tx Tx, s *Session, req Provisi
 	if owner != "" {
 		data["owner"] = owner
 	}
+	told := map[string]any{"firmware_version": req.FirmwareVersion, "owner_user_id": data["owner"]}
+	if err := r.emit(ctx, tx, EventProvisioned, s.DeviceID, now, told); err != nil {
+		return "", false, false, err
+	}
 	return owner, linked, false, r.audit(ctx, tx, actor, s.DeviceID, "provisioned", data)
 }
 
@@ -196,6 +200,9 @@ func (r *Registry) selfEnroll(ctx context.Context, id Identity) (Identity, error
 		}
 		alert := Event{ID: r.opts.NextID(), DeviceNo: no, Type: "device.self_enrolled", OccurredAt: cred.CreatedAt, Data: "{}"}
 		if err = tx.InsertEvent(ctx, alert, keepEvents); err != nil {
+			return err
+		}
+		if err = r.emit(ctx, tx, EventSelfEnrolled, id.DeviceID, cred.CreatedAt, nil); err != nil {
 			return err
 		}
 		return r.audit(ctx, tx, Actor{Kind: ActorDevice, ID: id.DeviceID, ClientType: "device"}, id.DeviceID, "self_enrolled", nil)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/opticworks/devicecloud/topic"
@@ -30,6 +31,21 @@ const keepEvents = 100
 
 // eventRejected is the type of the event that records a rejected payload.
 const eventRejected = "payload.rejected"
+
+// OwnEventType reports whether events of a type are the registry's own: nobody else may
+// make one look like them.
+func OwnEventType(typ string) bool {
+	switch typ {
+	case eventRejected, "provision.rejected", "device.self_enrolled", "order.device_limit_reached":
+		return true
+	}
+	for _, k := range []topic.Kind{topic.ConfigStatus, topic.OTAStatus, topic.Telemetry, topic.DiagResponse} {
+		if typ == strings.ReplaceAll(k.String(), "/", ".") {
+			return true
+		}
+	}
+	return false
+}
 
 // checkReport judges a message that is kept whole. Only what the cloud itself
 // reads is judged; the rest belongs to the firmware and the app.

@@ -248,6 +248,11 @@ func (r *Registry) DeleteDevice(ctx context.Context, a Actor, id string) error {
 		if err := tx.DeleteDevice(ctx, d.No); err != nil {
 			return err
 		}
+		if len(users) > 0 {
+			if err := r.emit(ctx, tx, EventReleased, id, r.now(), map[string]any{"user_ids": users}); err != nil {
+				return err
+			}
+		}
 		return r.audit(ctx, tx, a, id, "deleted", map[string]any{"mac_address": string(d.MAC), "user_ids": users})
 	}, func() []*Change { return []*Change{r.releasedChange(id, users, false)} })
 	if err != nil {

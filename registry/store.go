@@ -37,6 +37,7 @@ type Tx interface {
 	EntitlementTx
 	OrderTx
 	AuditTx
+	OutboxTx
 	CommandTx
 	ConfigTx
 	People
@@ -186,6 +187,11 @@ type InvitationTx interface {
 	InvitationsTo(ctx context.Context, email string, at time.Time, before int64, limit int) ([]Invitation, error)
 	// InvitationsOf lists a device's invitations that are open at a time, oldest first.
 	InvitationsOf(ctx context.Context, deviceNo int64, at time.Time) ([]Invitation, error)
+	// InvitationsToMail lists open invitations whose mail is due, the longest due first.
+	InvitationsToMail(ctx context.Context, now time.Time, limit int) ([]Invitation, error)
+	// SetInvitationMail changes when an invitation's mail is to be sent (zero: never),
+	// only while it is the given time; changed says whether it was.
+	SetInvitationMail(ctx context.Context, id int64, from, to time.Time) (changed bool, err error)
 	// DeleteInvitation removes an invitation; changed says whether it was there.
 	DeleteInvitation(ctx context.Context, id int64) (changed bool, err error)
 	// DeleteInvitations removes every invitation of a device.
@@ -226,7 +232,8 @@ type EntitlementTx interface {
 	// InsertEntitlement writes a row; changed is false for a second trial of the same
 	// capability.
 	InsertEntitlement(ctx context.Context, e Entitlement) (changed bool, err error)
-	// Entitlements lists a device's rows that have not ended at a time, oldest first.
+	// Entitlements lists a device's rows that have not ended at a time and do not rest,
+	// oldest first.
 	Entitlements(ctx context.Context, deviceNo int64, at time.Time) ([]Entitlement, error)
 	// Entitled reports whether a row for a capability holds at a time.
 	Entitled(ctx context.Context, deviceNo int64, c Capability, at time.Time) (bool, error)

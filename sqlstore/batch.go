@@ -50,7 +50,10 @@ func (db *DB) commit(ctx context.Context, b *registry.Batch) error {
 			if err := w.disconnects(ctx, b.Disconnects); err != nil {
 				return err
 			}
-			return w.claims(ctx, b.Claims)
+			if err := w.claims(ctx, b.Claims); err != nil {
+				return err
+			}
+			return t.presenceEvents(ctx, b)
 		})
 	})
 	if errors.Is(err, errLostRace) {
@@ -74,7 +77,7 @@ func reset(b *registry.Batch) {
 		d.Changed, d.Row = false, registry.Row{}
 	}
 	for _, c := range b.Claims {
-		c.Refused, c.Row = false, registry.Row{}
+		c.Refused, c.Began, c.Row = false, false, registry.Row{}
 	}
 }
 
@@ -149,6 +152,7 @@ func takeOver(c *registry.Claim, old *presenceRow) (last ended, over bool) {
 	case was.Status != registry.Offline:
 		last, over = old.end(c.DeviceNo, c.At, registry.NodeLost), true
 	}
+	c.Began = old.Presence.Status == registry.Offline
 	c.Row = old.Row
 	c.Row.Presence = registry.Presence{
 		Epoch: old.Presence.Epoch + 1, Status: registry.Online, Reason: registry.Connected,

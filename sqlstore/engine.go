@@ -36,6 +36,8 @@ type engine interface {
 	quick(ctx context.Context) context.Context
 	// batch writes the parts of a batch in the transaction t, which runs on conn.
 	batch(conn *sql.Conn, t *tx) batchWriter
+	// insertDeliveries writes what was made of events, for each endpoint that wants it.
+	insertDeliveries(ctx context.Context, t *tx, list []delivery) error
 	// transient says that the same statement may succeed later.
 	transient(err error) bool
 	// retryable says that the transaction lost against another and should run again.

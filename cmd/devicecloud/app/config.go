@@ -44,6 +44,7 @@ type Config struct {
 	OfflineThresholdSec     int      `name:"offline-threshold-sec" default:"120" help:"longest silence of a device, seconds"`
 	PairingCodeExpirySec    int      `name:"pairing-code-expiry-sec" default:"300" help:"seconds for which a pairing code can be presented"`
 	TrialDays               int      `name:"trial-days" default:"30" help:"days of video services from a device's first activation; 0 is none"`
+	ResetReleasesOwnership  bool     `name:"reset-releases-ownership" help:"a factory reset that a device reports frees it from its owner"`
 	MaxDevicesPerUser       int      `name:"max-devices-per-user" default:"50" help:"devices that one person may own"`
 	AuditRetentionDays      int      `name:"audit-retention-days" default:"90" help:"age at which audit rows are deleted"`
 	HistoryRetentionDays    int      `name:"history-retention-days" default:"90" help:"age at which connections and events are deleted"`
@@ -66,7 +67,7 @@ type Config struct {
 	WeChatSecret              Secret            `name:"wechat-secret" help:"its AppSecret"`
 	WeChatSecretFile          string            `name:"wechat-secret-file" help:"file that holds WECHAT_SECRET"`
 	WeChatBaseURL             string            `name:"wechat-base-url" default:"https://api.weixin.qq.com" help:"where WeChat answers, for tests"`
-	SMTPURL                   Secret            `name:"smtp-url" help:"smtp://user:password@host:587 or smtps://...:465; empty: no mailed links, in dev mode files in DATA_DIR/outbox"`
+	SMTPURL                   Secret            `name:"smtp-url" help:"smtp://user:password@host:587 or smtps://...:465; empty: no mailed links and invitations, in dev mode files in DATA_DIR/outbox"`
 	SMTPURLFile               string            `name:"smtp-url-file" help:"file that holds SMTP_URL"`
 	MailFrom                  string            `name:"mail-from" help:"sender of mails"`
 	PublicURL                 string            `name:"public-url" help:"where people reach this server, https"`
@@ -81,19 +82,28 @@ type Config struct {
 
 	// AWSAccess is how AWS is reached. It is no setting: the SDK has its own, and a
 	// stand-in sets this.
-	AWSAccess            kvs.Access `kong:"-"`
-	AWSRegion            string     `name:"aws-region" help:"region of all streams and channels"`
-	AWSPlaybackRole      string     `name:"aws-kvs-playback-role-arn" help:"role that plays streams; empty: no playback"`
-	AWSViewerRole        string     `name:"aws-kvs-webrtc-role-arn" help:"role of viewers; empty: no live view over WebRTC"`
-	AWSDeviceRole        string     `name:"aws-kvs-device-role-arn" help:"role of devices; empty: none get credentials here"`
-	AWSSourceIdentity    bool       `name:"aws-kvs-source-identity" help:"name the person to AWS; the roles must trust sts:SetSourceIdentity"`
-	AWSOwnCredentials    bool       `name:"kvs-webrtc-credentials-mode" help:"viewers get credentials and sign for themselves"`
-	AWSIoTEndpoint       string     `name:"aws-iot-credential-provider-endpoint" help:"host where devices with a certificate of AWS IoT get credentials"`
-	AWSIoTRoleAlias      string     `name:"aws-iot-role-alias" help:"role alias there"`
-	AWSIdentityPool      string     `name:"aws-cognito-identity-pool-id" help:"identity pool of people; empty: none"`
-	AWSDeveloperProvider string     `name:"aws-cognito-developer-provider" default:"devicecloud" help:"our name as developer provider in the pool"`
-	AWSUserPool          string     `name:"aws-cognito-user-pool-id" help:"accepted and not used: people sign in here"`
-	AWSUserPoolClient    string     `name:"aws-cognito-client-id" help:"accepted and not used"`
+	AWSAccess                       kvs.Access `kong:"-"`
+	AWSRegion                       string     `name:"aws-region" help:"region of all streams and channels"`
+	AWSPlaybackRole                 string     `name:"aws-kvs-playback-role-arn" help:"role that plays streams; empty: no playback"`
+	AWSViewerRole                   string     `name:"aws-kvs-webrtc-role-arn" help:"role of viewers; empty: no live view over WebRTC"`
+	AWSDeviceRole                   string     `name:"aws-kvs-device-role-arn" help:"role of devices; empty: none get credentials here"`
+	AWSSourceIdentity               bool       `name:"aws-kvs-source-identity" help:"name the person to AWS; the roles must trust sts:SetSourceIdentity"`
+	AWSOwnCredentials               bool       `name:"kvs-webrtc-credentials-mode" help:"viewers get credentials and sign for themselves"`
+	AWSIoTEndpoint                  string     `name:"aws-iot-credential-provider-endpoint" help:"host where devices with a certificate of AWS IoT get credentials"`
+	AWSIoTRoleAlias                 string     `name:"aws-iot-role-alias" help:"role alias there"`
+	AWSIdentityPool                 string     `name:"aws-cognito-identity-pool-id" help:"identity pool of people; empty: none"`
+	AWSDeveloperProvider            string     `name:"aws-cognito-developer-provider" default:"devicecloud" help:"our name as developer provider in the pool"`
+	AWSUserPool                     string     `name:"aws-cognito-user-pool-id" help:"accepted and not used: people sign in here"`
+	AWSUserPoolClient               string     `name:"aws-cognito-client-id" help:"accepted and not used"`
+	DataPlansFile                   string     `name:"data-plans-file" help:"data plans that are sold, JSON; empty: those that administrators make"`
+	StripeSecretKey                 Secret     `name:"stripe-secret-key" help:"takes payments for data plans; empty: none are sold"`
+	StripeSecretKeyFile             string     `name:"stripe-secret-key-file" help:"file that holds STRIPE_SECRET_KEY"`
+	StripeDataPlanWebhookSecret     Secret     `name:"stripe-data-plan-webhook-secret" help:"of the Stripe endpoint /api/webhooks/data-plan, whsec_..."`
+	StripeDataPlanWebhookSecretFile string     `name:"stripe-data-plan-webhook-secret-file" help:"file that holds STRIPE_DATA_PLAN_WEBHOOK_SECRET"`
+	StripeBaseURL                   string     `name:"stripe-base-url" default:"https://api.stripe.com" help:"where Stripe answers, for tests"`
+	DevStandins                     bool       `name:"dev-standins" help:"with --dev: stand-ins for the partners that are not configured; devicecloud demo has them"`
+	IngestKeys                      Secret     `name:"ingest-keys" help:"k1:secret,k2:secret of who signs events that it sends; empty: none are taken"`
+	IngestKeysFile                  string     `name:"ingest-keys-file" help:"file that holds INGEST_KEYS"`
 
 	LimitConnectsPerDevice  Rate `name:"limit-connects-per-device" default:"6/m:20" dev:"0" help:"MQTT connections of one device"`
 	LimitStatePerDevice     Rate `name:"limit-state-per-device" default:"1/s:10" dev:"0" help:"state messages of one device"`
@@ -104,9 +114,12 @@ type Config struct {
 	LimitLoginsPerInstall   Rate `name:"limit-logins-per-install" default:"10/m:10" dev:"0" help:"logins of one installation of an app"`
 	LimitLinksPerEmail      Rate `name:"limit-magic-links-per-email" default:"5/h:5" dev:"0" help:"login links mailed to one address"`
 	LimitLinksPerAddress    Rate `name:"limit-magic-links-per-address" default:"20/h:20" dev:"0" help:"login links that one address asks for"`
+	LimitInvitesPerEmail    Rate `name:"limit-invitation-mails-per-email" default:"5/h:5" dev:"0" help:"mails about invitations to one address"`
+	LimitInvitesPerUser     Rate `name:"limit-invitation-mails-per-user" default:"20/h:20" dev:"0" help:"mails about invitations of one person"`
 	LimitChangesPerDevice   Rate `name:"limit-changes-per-device" default:"20/m:20" dev:"0" help:"changes of one device over HTTP"`
 	LimitCommandsPerUser    Rate `name:"limit-commands-per-user" default:"30/m" dev:"0" help:"commands of one person, member of staff or service account"`
 	LimitCommandsPerDevice  Rate `name:"limit-commands-per-device" default:"10/m:5" dev:"0" help:"commands to one device"`
+	LimitIngestPerKey       Rate `name:"limit-ingest-per-key" default:"100/s:500" dev:"0" help:"deliveries of events that are signed with one key"`
 	HTTPRatePerAddress      Rate `name:"http-rate-per-address" default:"50/s:200" dev:"0" help:"HTTP requests from one address"`
 	HTTPRatePerUser         Rate `name:"http-rate-per-user" default:"20/s:100" dev:"0" help:"HTTP requests of one person, member of staff or service account"`
 	MQTTAcceptRate          Rate `name:"mqtt-accept-rate" default:"2000/s:200" dev:"0" help:"MQTT connections accepted in all"`
