@@ -202,7 +202,7 @@ func (a *api) watch(r *request) (answer, error) {
 		return answer{}, err
 	}
 	ice, expires := render(out.ICE, newICEBody), out.Expires.UTC().Truncate(time.Second)
-	if k := out.Keys; k != nil {
+	if k := out.Keys; !k.None() {
 		return ok(signerBody{
 			"credentials", out.ClientID, out.Region, out.ChannelARN, endpointsBody{out.URL.Reveal(), out.HTTPSEndpoint},
 			keysBody{k.AccessKeyID.Reveal(), k.SecretAccessKey.Reveal(), k.SessionToken.Reveal(), k.Expires.UTC()}, ice, expires,
