@@ -21,8 +21,11 @@ var floors = map[string]int{
 	"account":               2,
 	"dataplan":              2,
 	"media":                 2,
+	"rollout":               2,
+	"webhook":               2,
 	"sqlstore":              3,
 	"hooks":                 3,
+	"partner/bedrock":       3,
 	"partner/idp":           3, // one outside party each, never one another
 	"partner/eiotclub":      3,
 	"partner/mail":          3,

@@ -234,7 +234,7 @@ func (g *guard) connectDevice(s *session, username, clientID string) error {
 	if err := g.lock(s); err != nil {
 		return err
 	}
-	claimed, err := g.registry.Connect(ctx, identity, registry.ConnectInfo{Remote: host(s.cl.Net.Remote), Protocol: int(s.version)})
+	claimed, err := g.registry.Connect(ctx, identity, registry.ConnectInfo{Remote: host(s.cl.Net.Remote), Protocol: int(s.version), MaxPacket: s.maxSize})
 	switch {
 	case errors.Is(err, registry.ErrBadCredential):
 		return refuse(packets.ErrBadUsernameOrPassword.Code, "credential withdrawn")

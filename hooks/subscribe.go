@@ -233,6 +233,9 @@ func (g *guard) OnPacketProcessed(cl *mqtt.Client, pk packets.Packet, err error)
 	if s.device.outbox.takes(topic.ConfigUpdate) {
 		g.registry.ConfigReady(s.device.session)
 	}
+	if s.device.outbox.takes(topic.OTATrigger) {
+		g.updates.Ready(s.device.session)
+	}
 	if s.device.outbox.takesCommands() {
 		g.registry.CommandsReady(s.device.session)
 		g.courier.targets.ready(s)

@@ -11,6 +11,7 @@ import (
 // adminBody is what staff see of every device, beside what its people see.
 type adminBody struct {
 	MACAddress    *string    `json:"mac_address"`
+	Hardware      *string    `json:"hardware"`
 	NodeID        *string    `json:"node_id"` // of the latest connection
 	ProvisionedAt *time.Time `json:"provisioned_at"`
 	CreatedAt     time.Time  `json:"created_at"`
@@ -43,7 +44,9 @@ type adminDetailBody struct {
 	Shares       []shareBody       `json:"shares"`
 	Credentials  []credentialBody  `json:"credentials"`
 	Entitlements []entitlementBody `json:"entitlements"` // now or later
+	Connectivity *connBody         `json:"connectivity"` // as its people see it
 	Video        videoBody         `json:"video"`
+	OTA          *otaBody          `json:"ota"` // the latest update of its firmware
 }
 
 type ownerBody struct {
@@ -62,7 +65,7 @@ type shareBody struct {
 }
 
 func newAdminBody(d registry.Device) adminBody {
-	return adminBody{text(string(d.MAC)), text(d.Presence.NodeID), stamp(d.ProvisionedAt), d.CreatedAt.UTC(), d.SelfEnrolled, !d.DisabledAt.IsZero()}
+	return adminBody{text(string(d.MAC)), text(d.Hardware), text(d.Presence.NodeID), stamp(d.ProvisionedAt), d.CreatedAt.UTC(), d.SelfEnrolled, !d.DisabledAt.IsZero()}
 }
 
 func newAdminListBody(d registry.AdminDevice) adminListBody {
@@ -164,7 +167,14 @@ func (a *api) adminGetDevice(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(newAdminDetailBody(d, v))
+	body := newAdminDetailBody(d, v)
+	if body.OTA, err = a.deviceOTA(r, id); err != nil {
+		return answer{}, err
+	}
+	if body.Connectivity, err = a.connectivity(r, d.Device); err != nil {
+		return answer{}, err
+	}
+	return ok(body)
 }
 
 func (a *api) deleteDevice(r *request) (answer, error) {

@@ -14,18 +14,23 @@ import (
 	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/rollout"
+	"github.com/opticworks/devicecloud/webhook"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Deps is what the face stands on. All but Ready and WebSocket are needed.
 type Deps struct {
-	Registry  *registry.Registry
-	Accounts  *account.Service
-	DataPlans *dataplan.Service
-	Media     *media.Service
-	Ingestor  *media.Ingestor
-	WebSocket http.Handler // MQTT over WebSocket, at /mqtt; nil: 404
-	Ready     func() error // an error while the program starts or drains; nil: always ready
+	Registry   *registry.Registry
+	Accounts   *account.Service
+	DataPlans  *dataplan.Service
+	Media      *media.Service
+	Ingestor   *media.Ingestor
+	Rollouts   *rollout.Service
+	Classifier *media.Classifier
+	Webhooks   *webhook.Service
+	WebSocket  http.Handler // MQTT over WebSocket, at /mqtt; nil: 404
+	Ready      func() error // an error while the program starts or drains; nil: always ready
 }
 
 // Options configures the face. The zero value of each field is usable.

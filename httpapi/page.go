@@ -25,8 +25,14 @@ const (
 	listServices     list = 'v'
 	listInvitations  list = 'i'
 	listCommands     list = 'm'
+	listSIMs         list = 'k'
 	listPlans        list = 'l'
 	listPurchases    list = 'b'
+	listReleases     list = 'r'
+	listRollouts     list = 'o'
+	listUpdates      list = 'f'
+	pageWebhooks     list = 'w'
+	pageDeliveries   list = 'y'
 )
 
 // cursorLen is the length of a cursor, in characters.

@@ -40,7 +40,7 @@ var staffAccess = map[string]staffRow{
 	"DELETE /admin/plans/{plan_id}":              {want: "401 403 403 403 404"},
 	"GET /admin/purchases":                       {want: "401 403 403 403 200"},
 	"GET /admin/purchases/{purchase_id}":         {want: "401 403 403 403 404"},
-	"POST /admin/purchases/{purchase_id}/refund": {want: "401 403 403 403 404"},
+	"POST /admin/purchases/{purchase_id}/refund": {want: "401 403 403 403 400"}, // no Idempotency-Key; see purchase_test.go
 	"POST /admin/purchases/{purchase_id}/resume": {want: "401 403 403 403 404"},
 	"GET /admin/users":                           {want: "401 403 200 403 200"},
 	"GET /admin/users/{id}":                      {want: "401 403 200 403 200"},
@@ -59,6 +59,27 @@ var staffAccess = map[string]staffRow{
 	"GET /admin/service-accounts/{id}/keys":             {want: "401 403 403 403 200"},
 	"POST /admin/service-accounts/{id}/keys":            {body: `{"name":"line 2"}`, want: "401 403 403 403 201", wrong: []string{`{}`, `{"name":5}`, `{"name":"x","scopes":["root"]}`, `{"name":"x","scopes":[]}`, `{"name":"x","scopes":"device:read"}`, `{"name":"x","expires_at":"soon"}`, `{"name":"x","expires_at":5}`, `{"name":"x","expires_at":"2020-01-01T00:00:00Z"}`}},
 	"DELETE /admin/service-accounts/{id}/keys/{key_id}": {want: "401 403 403 403 200"},
+
+	"GET /admin/webhooks": {want: "401 403 403 403 200"},
+	"POST /admin/webhooks": {body: `{"url":"https://example.org/in","events":["device.online"]}`, want: "401 403 403 403 201", wrong: []string{
+		`{}`, `{"url":5,"events":["device.online"]}`, `{"url":"https://example.org"}`, `{"url":"https://example.org","events":[]}`,
+		`{"url":"https://example.org","events":["device.exploded"]}`, `{"url":"https://example.org","events":"device.online"}`,
+		`{"url":"http://example.org","events":["device.online"]}`, `{"url":"https://10.0.0.1/","events":["device.online"]}`,
+		`{"url":"https://[::ffff:127.0.0.1]/","events":["device.online"]}`, `{"url":"https://me:secret@example.org/","events":["device.online"]}`,
+		`{"url":"https://example.org/#x","events":["device.online"]}`, `{"url":"/in","events":["device.online"]}`, `{"url":"ftp://example.org/","events":["device.online"]}`,
+		`{"url":"https://example.org:0/","events":["device.online"]}`, `{"url":"https://example.org/` + strings.Repeat("x", 2048) + `","events":["device.online"]}`,
+		`{"url":"https://example.org","events":["device.online"],"description":"` + strings.Repeat("x", 257) + `"}`,
+		`{"url":"https://example.org","events":["device.online"],"description":"a\u0000b"}`, `{"url":"https://example.org","events":["device.online"],"enabled":"yes"}`,
+	}},
+	"GET /admin/webhooks/{id}": {want: "401 403 403 403 200"},
+	"PATCH /admin/webhooks/{id}": {body: `{"enabled":false}`, want: "401 403 403 403 200", wrong: []string{
+		`{"url":"https://127.0.0.1"}`, `{"url":5}`, `{"events":[]}`, `{"events":["*"]}`, `{"enabled":1}`, `{"description":[]}`,
+	}},
+	"DELETE /admin/webhooks/{id}":                               {want: "401 403 403 403 200"},
+	"POST /admin/webhooks/{id}/rotate":                          {want: "401 403 403 403 200"},
+	"POST /admin/webhooks/{id}/test":                            {want: "401 403 403 403 202"},
+	"GET /admin/webhooks/{id}/deliveries":                       {want: "401 403 403 403 200"},
+	"POST /admin/webhooks/{id}/deliveries/{delivery_id}/replay": {want: "401 403 403 403 409"},
 }
 
 // staffHouse is a house with a service account of every scope.
@@ -70,6 +91,10 @@ func newStaffHouse(t testing.TB) (w *world, ids map[string]string) {
 	ids["account"], ids["key"] = client.id, client.keyID
 	ids["user"] = w.do(t, call{method: "GET", path: "/api/me", as: "stranger"}).at("user_id").(string)
 	ids["support"] = w.do(t, call{method: "GET", path: "/api/me", as: "support"}).at("user_id").(string)
+	hook := w.do(t, call{method: "POST", path: "/admin/webhooks", as: "admin", body: `{"url":"https://example.org/in","events":["device.online"]}`})
+	hook.want(t, http.StatusCreated, "")
+	ids["webhook"] = hook.at("id").(string)
+	ids["delivery"] = w.do(t, call{method: "POST", path: "/admin/webhooks/" + ids["webhook"] + "/test", as: "admin"}).at("id").(string)
 	return w, ids
 }
 
@@ -98,8 +123,10 @@ func fill(template string, ids map[string]string) string {
 		name = "support"
 	case strings.HasPrefix(template, "/admin/service-accounts"):
 		name = "account"
+	case strings.HasPrefix(template, "/admin/webhooks"):
+		name = "webhook"
 	}
-	return strings.NewReplacer("{id}", ids[name], "{key_id}", ids["key"]).Replace(template)
+	return strings.NewReplacer("{id}", ids[name], "{key_id}", ids["key"], "{delivery_id}", ids["delivery"]).Replace(template)
 }
 
 func TestStaffAccess(t *testing.T) {
@@ -165,7 +192,7 @@ func TestStaffRoutesRefuseBadBodies(t *testing.T) {
 
 func TestStaffRoutesOfWhatIsAbsent(t *testing.T) {
 	w, ids := newStaffHouse(t)
-	codes := map[string]string{"/admin/users": "user_not_found", "/admin/staff": "admin_not_found", "/admin/service-accounts": "service_account_not_found"}
+	codes := map[string]string{"/admin/users": "user_not_found", "/admin/staff": "admin_not_found", "/admin/service-accounts": "service_account_not_found", "/admin/webhooks": "webhook_not_found"}
 	for canonical, row := range staffAccess {
 		method, template, _ := strings.Cut(canonical, " ")
 		if !strings.Contains(template, "{id}") {
@@ -173,7 +200,7 @@ func TestStaffRoutesOfWhatIsAbsent(t *testing.T) {
 		}
 		prefix := template[:strings.Index(template, "/{id}")]
 		for _, id := range []string{"nobody", "%27%20OR%201=1--", "%00", strings.Repeat("a", 3000)} {
-			path := strings.NewReplacer("{id}", id, "{key_id}", ids["key"]).Replace(template)
+			path := strings.NewReplacer("{id}", id, "{key_id}", ids["key"], "{delivery_id}", ids["delivery"]).Replace(template)
 			t.Run(canonical+" of "+id[:min(len(id), 32)], func(t *testing.T) {
 				w.do(t, call{method: method, path: path, as: "admin", body: row.body}).want(t, 404, codes[prefix])
 			})

@@ -98,6 +98,13 @@ type updatedEvent struct {
 	UpdatedAt time.Time `json:"updated_at"`
 }
 
+// webhookEvent tells administrators that a webhook is called no more.
+type webhookEvent struct {
+	At        time.Time `json:"at"`
+	WebhookID string    `json:"webhook_id"`
+	Reason    string    `json:"reason"`
+}
+
 // newEvent is the data of a change.
 func newEvent(c *registry.Change) any {
 	at := c.At.UTC()
@@ -117,10 +124,16 @@ func newEvent(c *registry.Change) any {
 		return sharedEvent{head, string(c.Share.Role), stamp(c.Share.StartsAt), stamp(c.Share.EndsAt)}
 	case registry.ChangeUpdated:
 		return updatedEvent{head, c.Name, at}
+	case registry.ChangeSIM:
+		return simEvent{head, c.SIM.Alert, text(c.SIM.Left), c.SIM.ICCID, c.SIM.Status}
 	case registry.ChangeConfig:
 		return configEvent{head, newConfigBody(*c.Config)}
 	case registry.ChangeEvent:
 		return deviceEvent{head, newEventBody(*c.Event)}
+	case registry.ChangeOTA:
+		return otaEvent{head, newOTABody(*c.OTA)}
+	case registry.ChangeWebhookDisabled:
+		return webhookEvent{at, c.Webhook.ID, c.Webhook.Reason}
 	case registry.ChangeCommand:
 		return commandEvent{head, newCommandBody(*c.Command)}
 	}

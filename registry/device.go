@@ -65,6 +65,7 @@ type Device struct {
 	MAC             MAC // "" for a self-enrolled device that never provisioned
 	Name            string
 	FirmwareVersion string
+	Hardware        string // what it is built as; "" when nobody has said
 	SelfEnrolled    bool
 	EverOwned       bool
 	DisabledAt      time.Time // zero: enabled
@@ -72,6 +73,7 @@ type Device struct {
 	ProvisionedAt   time.Time
 	CreatedAt       time.Time
 	UpdatedAt       time.Time
+	MaxPacket       int // the largest packet that it takes, in bytes, as its firmware said; 0: it did not
 	Presence        Presence
 	State           State // the latest report; its FirmwareVersion is not filled, see above
 	ReportedAt      time.Time
@@ -106,6 +108,7 @@ type NewDevice struct {
 	ID              string
 	MAC             MAC
 	ClaimSecretHash []byte
+	Hardware        string // "" when the factory does not say
 	SelfEnrolled    bool
 	At              time.Time
 }

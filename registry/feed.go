@@ -23,6 +23,9 @@ const (
 	ChangeConfig       ChangeKind = "config.updated"
 	ChangeSIM          ChangeKind = "sim.alert"
 	ChangeEvent        ChangeKind = "device.event" // one that the outside has sent
+	ChangeOTA          ChangeKind = "ota.progress"
+
+	ChangeWebhookDisabled ChangeKind = "webhook.disabled" // heard by administrators alone
 )
 
 // Change is one committed change of a device. It is shared between listeners and
@@ -33,16 +36,18 @@ type Change struct {
 	DeviceID string
 	At       time.Time
 
-	State      *State       // device.state: the report; what it does not name stays as it was
-	Presence   *Presence    // device.status
-	Firmware   string       // device.provisioned
-	ClaimedVia string       // device.claimed
-	Name       string       // device.updated
-	Share      *Ownership   // device.shared: UserID, Role and times
-	Command    *Command     // command.updated
-	Config     *ConfigState // config.updated
-	SIM        *SIMAlert    // sim.alert
-	Event      *Event       // device.event
+	State      *State        // device.state: the report; what it does not name stays as it was
+	Presence   *Presence     // device.status
+	Firmware   string        // device.provisioned
+	ClaimedVia string        // device.claimed
+	Name       string        // device.updated
+	Share      *Ownership    // device.shared: UserID, Role and times
+	Command    *Command      // command.updated
+	Config     *ConfigState  // config.updated
+	SIM        *SIMAlert     // sim.alert
+	Event      *Event        // device.event
+	OTA        *OTAProgress  // ota.progress
+	Webhook    *WebhookAlert // webhook.disabled, which is about no device
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
 	private bool     // nobody but users hears it
@@ -55,6 +60,28 @@ type SIMAlert struct {
 	Left   string // what is left, as the carrier says: MB, per cent or days; "" when it does not
 	ICCID  string // masked
 	Status string // of the card
+}
+
+// OTAProgress is how far a device is with an update of its firmware.
+type OTAProgress struct {
+	RolloutID string
+	Version   string // of the new firmware
+	State     string // of package rollout
+	Reason    string // why it waits, was skipped or has failed
+	Progress  int    // percent, as the device says
+	Attempt   int    // counted from 1; 0: it has not been told to yet
+	UpdatedAt time.Time
+}
+
+// WebhookAlert is about a webhook that is called no more.
+type WebhookAlert struct {
+	ID     string
+	Reason string
+}
+
+// forStaff reports whether a change goes to whoever listens among the staff.
+func (c *Change) forStaff() bool {
+	return c.Kind == ChangeSelfEnrolled || c.Kind == ChangeWebhookDisabled
 }
 
 const (
@@ -163,7 +190,7 @@ func (f *feed) publish(all []*Change) {
 				l.push(c)
 			}
 		}
-		if c.Kind == ChangeSelfEnrolled {
+		if c.forStaff() {
 			for l := range f.listeners {
 				l.push(c)
 			}
@@ -296,3 +323,7 @@ func (r *Registry) AccessChanged(userID string) {
 	r.feed.accessChanged(userID)
 	r.courier.AccessChanged(userID)
 }
+
+// Alert tells the administrators who listen of something that is about no device, after
+// its commit. Without a listener it does nothing.
+func (r *Registry) Alert(c *Change) { r.feed.publish([]*Change{c}) }

@@ -160,6 +160,13 @@ func (r *Registry) change(ctx context.Context, f func(Tx) error, changes func() 
 	return r.ingest.do(ctx, f, changes)
 }
 
+// Change runs f in a durable transaction of the group commit, for the domains above: a
+// nil error means committed, and then listeners hear what changes returns; see [Work].
+// Errors: f's own, ErrUnavailable.
+func (r *Registry) Change(ctx context.Context, f func(Tx) error, changes func() []*Change) error {
+	return r.change(ctx, f, changes)
+}
+
 // audit writes an audit row in the transaction of the change.
 func (r *Registry) audit(ctx context.Context, tx Tx, a Actor, deviceID, event string, data map[string]any) error {
 	return tx.InsertAudit(ctx, AuditEvent{

@@ -110,13 +110,15 @@ func oneOf(key string, v []byte, names ...string) error {
 }
 
 // KeepReport keeps a message of kind config/status, ota/status, diag/response or
-// telemetry whole and waits until it is committed. Errors as ReportState.
-func (r *Registry) KeepReport(s *Session, k topic.Kind, payload []byte) error {
+// telemetry whole and waits until it is committed, together with what a domain above
+// makes of it: with is committed in the same transaction, or its error is returned.
+// Errors as ReportState.
+func (r *Registry) KeepReport(s *Session, k topic.Kind, payload []byte, with ...*Work) error {
 	w, err := r.reportWrite(s, k, payload)
 	if err != nil {
 		return err
 	}
-	b, err := r.ingest.add(func(b *Batch) { b.Reports = append(b.Reports, w) })
+	b, err := r.ingest.add(func(b *Batch) { b.Reports, b.Work = append(b.Reports, w), append(b.Work, with...) })
 	if err != nil {
 		return err
 	}
@@ -126,6 +128,11 @@ func (r *Registry) KeepReport(s *Session, k topic.Kind, payload []byte) error {
 	if w.Stale {
 		r.counters.StaleWrites.Add(1)
 		return ErrStale
+	}
+	for _, w := range with {
+		if w.Err != nil {
+			return w.Err
+		}
 	}
 	switch k {
 	case topic.OTAStatus:
@@ -140,7 +147,7 @@ func (r *Registry) KeepReport(s *Session, k topic.Kind, payload []byte) error {
 
 // KeepReportLater is KeepReport for QoS 0: it never blocks, and drops the message
 // with ErrUnavailable when too much waits.
-func (r *Registry) KeepReportLater(s *Session, k topic.Kind, payload []byte) error {
+func (r *Registry) KeepReportLater(s *Session, k topic.Kind, payload []byte, with ...*Work) error {
 	w, err := r.reportWrite(s, k, payload)
 	if err != nil {
 		return err
@@ -149,7 +156,7 @@ func (r *Registry) KeepReportLater(s *Session, k topic.Kind, payload []byte) err
 		r.counters.Dropped.Add(1)
 		return ErrUnavailable
 	}
-	_, err = r.ingest.add(func(b *Batch) { b.Reports = append(b.Reports, w) })
+	_, err = r.ingest.add(func(b *Batch) { b.Reports, b.Work = append(b.Reports, w), append(b.Work, with...) })
 	return err
 }
 

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"math/rand/v2"
 	"sync"
@@ -26,12 +27,16 @@ type Behaviour struct {
 	BackoffCap        time.Duration    // 0 = 60 s
 	ESPIDF            bool             // fixed 10 s between attempts, resend after 1 s, as esp-mqtt does
 	BootTime          time.Duration    // a reboot's length; 0 = 1 s
-	OTAStep           time.Duration    // between two states of an update; 0 = 1 s
+	OTAStep           time.Duration    // between two states of an update: long is a slow download; 0 = 1 s
+	UpdateFailures    float64          // share of updates that fail after half of the download, 0 to 1
+	UpdateLies        float64          // share of updates that are said to have succeeded, and restart into the old version
 	PressButton       bool             // answer ownership challenges as if somebody pressed the button
 	ClaimCode         string           // pairing code that the first device presents
 	Firmware          string           // "" = 1.2.0
 	Commands          Manner           // "" = Prompt
 	CommandTime       time.Duration    // that a slow device takes; 0 = 2 s
+	Reset             bool             // somebody has pressed the reset button of every device before it was switched on
+	PacketSize        int              // the largest packet that the firmware takes, declared when it is not 1024; 0 = 1024
 }
 
 const (
@@ -54,6 +59,7 @@ func (b *Behaviour) fillDefaults() {
 	setDefault(&b.Firmware, "1.2.0")
 	setDefault(&b.Commands, Prompt)
 	setDefault(&b.CommandTime, 2*time.Second)
+	setDefault(&b.PacketSize, packetDefault)
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -74,6 +80,7 @@ type Device struct {
 	Identity Identity
 
 	index    int
+	seed     uint16
 	life     *Behaviour
 	dial     Dialer
 	stats    *Stats
@@ -87,10 +94,13 @@ type Device struct {
 	provisioned bool // the cloud confirmed it since the last factory reset
 	counted     bool // provisioned at least once
 	claimed     bool
+	reset       string // names the reset that the cloud has not heard of; "" for none
 	firmware    string
 	config      int
 	zones       int
 	reconnects  int
+	updates     int               // triggers that were obeyed, which decides their fate
+	updating    *update           // under way, over a lost connection too; nil: none
 	answered    []commandResponse // the last 16, oldest first, so that a repeated command has one effect
 
 	sessions atomic.Uint32 // accepted connections
@@ -103,10 +113,14 @@ type Device struct {
 
 // NewDevice makes a device that is switched off.
 func NewDevice(id Identity, index int, seed uint16, life *Behaviour, dial Dialer, stats *Stats) *Device {
-	return &Device{
-		Identity: id, index: index, life: life, dial: dial, stats: stats, firmware: life.Firmware, lastMark: -1,
+	d := &Device{
+		Identity: id, index: index, seed: seed, life: life, dial: dial, stats: stats, firmware: life.Firmware, lastMark: -1,
 		rng: rand.New(rand.NewPCG(uint64(seed), uint64(index))),
 	}
+	if life.Reset {
+		d.reset = crand.Text() // each reset is one of its own, whatever the seed
+	}
+	return d
 }
 
 // Run is the device's life from power on until the context ends, which it takes as a farewell to say DISCONNECT for.
@@ -134,7 +148,7 @@ func (d *Device) Run(ctx context.Context) {
 
 // reboot starts the uptime anew, except under a ledger, which tells reports apart by it.
 func (d *Device) reboot() {
-	d.booted, d.attempt = time.Now(), 0
+	d.booted, d.attempt, d.updating = time.Now(), 0, nil
 	if d.ledger == nil {
 		d.lastMark = -1
 	}
@@ -225,10 +239,14 @@ func (d *Device) jitter(interval time.Duration) time.Duration {
 }
 
 func (d *Device) provisionRequest(now time.Time) provisionRequest {
-	return provisionRequest{
+	r := provisionRequest{
 		DeviceID: d.Identity.DeviceID, MACAddress: d.Identity.MAC, FirmwareVersion: d.firmware,
-		Timestamp: timestamp(now),
+		Timestamp: timestamp(now), Reset: d.reset != "", ResetID: d.reset,
 	}
+	if d.life.PacketSize != packetDefault {
+		r.MaxPacketSize = d.life.PacketSize
+	}
+	return r
 }
 
 func (d *Device) stateReport(now time.Time) stateReport {

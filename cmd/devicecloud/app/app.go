@@ -21,8 +21,10 @@ import (
 	"github.com/opticworks/devicecloud/httpapi"
 	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
+	"github.com/opticworks/devicecloud/webhook"
 )
 
 const (
@@ -37,20 +39,23 @@ const (
 
 // App is the whole program. New, then Run once, then Close.
 type App struct {
-	config   Config
-	log      *slog.Logger
-	metrics  *prometheus.Registry
-	caFile   string
-	db       *sqlstore.DB
-	broker   *broker.Broker
-	registry *registry.Registry
-	accounts *account.Service
-	plans    *dataplan.Service
-	standins *standins
-	media    *media.Service
-	ingestor *media.Ingestor
-	handler  http.Handler
-	tls      *tls.Config
+	config     Config
+	log        *slog.Logger
+	metrics    *prometheus.Registry
+	caFile     string
+	db         *sqlstore.DB
+	broker     *broker.Broker
+	registry   *registry.Registry
+	accounts   *account.Service
+	plans      *dataplan.Service
+	standins   *standins
+	media      *media.Service
+	ingestor   *media.Ingestor
+	rollouts   *rollout.Service
+	classifier *media.Classifier
+	webhooks   *webhook.Service
+	handler    http.Handler
+	tls        *tls.Config
 
 	ready     chan struct{}
 	draining  atomic.Bool
@@ -102,6 +107,10 @@ func (a *App) build(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
+	hookOptions, err := c.webhookOptions(regOptions, log)
+	if err != nil {
+		return err
+	}
 	proxies, err := c.trustedProxies()
 	if err != nil {
 		return err
@@ -138,6 +147,7 @@ func (a *App) build(ctx context.Context, c Config) error {
 	root := topic.Root(c.TopicRoot)
 	courier := hooks.NewCourier(a.broker.Server(), root, log)
 	a.registry = registry.New(a.db.Registry(), courier, regOptions)
+	a.webhooks = webhook.New(a.db.Webhooks(), a.registry, hookOptions)
 	a.accounts, err = account.New(a.db.Accounts(), a.registry, account.Options{
 		SigningKey: keys[0], MoreKeys: keys[1:], ReloadKeys: c.reloadSigningKeys(), NextID: regOptions.NextID, Dev: c.Dev,
 		AccessTTL: c.AccessTTL, Providers: providers, Mailer: mailer, LinkPage: c.linkPage(), Logger: log,
@@ -146,7 +156,11 @@ func (a *App) build(ctx context.Context, c Config) error {
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
-	a.plans = dataplan.New(a.db.DataPlans(), a.registry, c.dataplanOptions(log, regOptions.NextID))
+	planOptions := c.dataplanOptions(log, regOptions.NextID)
+	if err := c.carrier(&planOptions); err != nil {
+		return errors.Join(err, a.Close())
+	}
+	a.plans = dataplan.New(a.db.DataPlans(), a.registry, planOptions)
 	plans, err := c.dataPlans()
 	if err == nil && plans != nil {
 		err = a.plans.LoadPlans(ctx, plans)
@@ -158,28 +172,39 @@ func (a *App) build(ctx context.Context, c Config) error {
 		Cloud: cloud, IoT: media.IoT{Endpoint: c.AWSIoTEndpoint, RoleAlias: c.AWSIoTRoleAlias}, OwnCredentials: c.AWSOwnCredentials,
 		NextID: regOptions.NextID, Logger: log,
 	})
+	a.rollouts = rollout.New(a.db.Rollouts(), a.registry, courier, rollout.Options{
+		NodeID: c.NodeID, Root: root, NextID: regOptions.NextID, Logger: log,
+	})
 	err = a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
-		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(), Video: a.media,
+		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(), Video: a.media, Updates: a.rollouts,
 		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
 	})...)
 	if err == nil {
 		err = errors.Join(
 			a.metrics.Register(newRegistryCollector(a.registry.Counters())),
 			a.metrics.Register(newDataPlanCollector(a.plans.Counters())),
+			a.metrics.Register(newWebhookCollector(a.webhooks.Counters())),
 		)
 	}
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
-	if a.ingestor, err = c.newIngestor(a.db, a.registry, regOptions, log); err == nil {
-		err = a.metrics.Register(newIngestCollector(a.ingestor.Counters()))
+	if a.classifier, err = c.newClassifier(ctx, a.media, a.db, regOptions, log); err == nil {
+		a.ingestor, err = c.newIngestor(a.db, a.registry, a.classifier, regOptions, log)
+	}
+	if err == nil {
+		err = a.metrics.Register(newEventCollector(a.ingestor.Counters(), a.classifier.Counters()))
 	}
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
 	a.handler = httpapi.New(
 		httpapi.Deps{
-			Registry: a.registry, Accounts: a.accounts, DataPlans: a.plans, Media: a.media, Ingestor: a.ingestor,
+			Registry: a.registry, Accounts: a.accounts,
+			Rollouts:  a.rollouts,
+			Webhooks:  a.webhooks,
+			DataPlans: a.plans,
+			Media:     a.media, Ingestor: a.ingestor, Classifier: a.classifier,
 			WebSocket: a.broker.WebSocket(), Ready: a.readiness,
 		},
 		httpapi.Options{
@@ -256,9 +281,14 @@ func (a *App) Run(ctx context.Context) error {
 		}
 	})
 	background.Go(func() { a.accounts.Run(work) })
-	background.Go(func() { a.media.Run(work) })
+	background.Go(func() { a.plans.RunFulfilment(work) })
+
 	background.Go(func() { a.plans.Run(work) })
 	background.Go(func() { a.ingestor.Run(work) })
+	background.Go(func() { a.rollouts.Run(work) })
+	background.Go(func() { a.classifier.Run(work) })
+	background.Go(func() { a.media.Run(work) })
+	background.Go(func() { a.webhooks.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
 		background.Go(func() {

@@ -56,6 +56,8 @@ type Config struct {
 	SecretEncryptionKey     Secret   `name:"secret-encryption-key" help:"32 bytes, base64: seals credentials at rest"`
 	SecretEncryptionKeyFile string   `name:"secret-encryption-key-file" help:"file that holds SECRET_ENCRYPTION_KEY"`
 
+	WebhookAllowedNetworks []string `name:"webhook-allowed-networks" help:"addresses or prefixes that webhooks may call although they are not public"`
+
 	OIDCGoogleClientIDs []string `name:"oidc-google-client-ids" help:"our apps at Google; empty: no login by Google"`
 	OIDCGoogleIssuer    string   `name:"oidc-google-issuer" help:"another issuer in Google's place, for tests"`
 	OIDCAppleClientIDs  []string `name:"oidc-apple-client-ids" help:"our apps at Apple; empty: no login by Apple"`
@@ -82,28 +84,43 @@ type Config struct {
 
 	// AWSAccess is how AWS is reached. It is no setting: the SDK has its own, and a
 	// stand-in sets this.
-	AWSAccess                       kvs.Access `kong:"-"`
-	AWSRegion                       string     `name:"aws-region" help:"region of all streams and channels"`
-	AWSPlaybackRole                 string     `name:"aws-kvs-playback-role-arn" help:"role that plays streams; empty: no playback"`
-	AWSViewerRole                   string     `name:"aws-kvs-webrtc-role-arn" help:"role of viewers; empty: no live view over WebRTC"`
-	AWSDeviceRole                   string     `name:"aws-kvs-device-role-arn" help:"role of devices; empty: none get credentials here"`
-	AWSSourceIdentity               bool       `name:"aws-kvs-source-identity" help:"name the person to AWS; the roles must trust sts:SetSourceIdentity"`
-	AWSOwnCredentials               bool       `name:"kvs-webrtc-credentials-mode" help:"viewers get credentials and sign for themselves"`
-	AWSIoTEndpoint                  string     `name:"aws-iot-credential-provider-endpoint" help:"host where devices with a certificate of AWS IoT get credentials"`
-	AWSIoTRoleAlias                 string     `name:"aws-iot-role-alias" help:"role alias there"`
-	AWSIdentityPool                 string     `name:"aws-cognito-identity-pool-id" help:"identity pool of people; empty: none"`
-	AWSDeveloperProvider            string     `name:"aws-cognito-developer-provider" default:"devicecloud" help:"our name as developer provider in the pool"`
-	AWSUserPool                     string     `name:"aws-cognito-user-pool-id" help:"accepted and not used: people sign in here"`
-	AWSUserPoolClient               string     `name:"aws-cognito-client-id" help:"accepted and not used"`
-	DataPlansFile                   string     `name:"data-plans-file" help:"data plans that are sold, JSON; empty: those that administrators make"`
-	StripeSecretKey                 Secret     `name:"stripe-secret-key" help:"takes payments for data plans; empty: none are sold"`
-	StripeSecretKeyFile             string     `name:"stripe-secret-key-file" help:"file that holds STRIPE_SECRET_KEY"`
-	StripeDataPlanWebhookSecret     Secret     `name:"stripe-data-plan-webhook-secret" help:"of the Stripe endpoint /api/webhooks/data-plan, whsec_..."`
-	StripeDataPlanWebhookSecretFile string     `name:"stripe-data-plan-webhook-secret-file" help:"file that holds STRIPE_DATA_PLAN_WEBHOOK_SECRET"`
-	StripeBaseURL                   string     `name:"stripe-base-url" default:"https://api.stripe.com" help:"where Stripe answers, for tests"`
-	DevStandins                     bool       `name:"dev-standins" help:"with --dev: stand-ins for the partners that are not configured; devicecloud demo has them"`
-	IngestKeys                      Secret     `name:"ingest-keys" help:"k1:secret,k2:secret of who signs events that it sends; empty: none are taken"`
-	IngestKeysFile                  string     `name:"ingest-keys-file" help:"file that holds INGEST_KEYS"`
+	AWSAccess            kvs.Access `kong:"-"`
+	AWSRegion            string     `name:"aws-region" help:"region of all streams and channels"`
+	AWSPlaybackRole      string     `name:"aws-kvs-playback-role-arn" help:"role that plays streams; empty: no playback"`
+	AWSViewerRole        string     `name:"aws-kvs-webrtc-role-arn" help:"role of viewers; empty: no live view over WebRTC"`
+	AWSDeviceRole        string     `name:"aws-kvs-device-role-arn" help:"role of devices; empty: none get credentials here"`
+	AWSSourceIdentity    bool       `name:"aws-kvs-source-identity" help:"name the person to AWS; the roles must trust sts:SetSourceIdentity"`
+	AWSOwnCredentials    bool       `name:"kvs-webrtc-credentials-mode" help:"viewers get credentials and sign for themselves"`
+	AWSIoTEndpoint       string     `name:"aws-iot-credential-provider-endpoint" help:"host where devices with a certificate of AWS IoT get credentials"`
+	AWSIoTRoleAlias      string     `name:"aws-iot-role-alias" help:"role alias there"`
+	AWSIdentityPool      string     `name:"aws-cognito-identity-pool-id" help:"identity pool of people; empty: none"`
+	AWSDeveloperProvider string     `name:"aws-cognito-developer-provider" default:"devicecloud" help:"our name as developer provider in the pool"`
+	AWSUserPool          string     `name:"aws-cognito-user-pool-id" help:"accepted and not used: people sign in here"`
+	AWSUserPoolClient    string     `name:"aws-cognito-client-id" help:"accepted and not used"`
+
+	EIOTClubAppKey             string   `name:"eiotclub-app-key" help:"our account at the SIM carrier; empty: nothing is ordered there"`
+	EIOTClubSecret             Secret   `name:"eiotclub-secret" help:"its secret"`
+	EIOTClubSecretFile         string   `name:"eiotclub-secret-file" help:"file that holds EIOTCLUB_SECRET"`
+	EIOTClubBaseURL            string   `name:"eiotclub-base-url" help:"where the carrier answers; empty: https://oapi.eiotclub.com"`
+	EIOTClubWebhookSecret      Secret   `name:"eiotclub-webhook-secret" help:"signs the carrier's notifications, may be EIOTCLUB_SECRET; empty: none are taken"`
+	EIOTClubWebhookSecretFile  string   `name:"eiotclub-webhook-secret-file" help:"file that holds EIOTCLUB_WEBHOOK_SECRET"`
+	EIOTClubTimestampWindowSec int      `name:"eiotclub-timestamp-window-sec" default:"86400" help:"how far from now a notification may be signed, seconds"`
+	EIOTClubAllowedIPs         []string `name:"eiotclub-allowed-ips" help:"addresses or prefixes from which notifications are taken; empty: any"`
+
+	DataPlansFile                   string `name:"data-plans-file" help:"data plans that are sold, JSON; empty: those that administrators make"`
+	StripeSecretKey                 Secret `name:"stripe-secret-key" help:"takes payments for data plans; empty: none are sold"`
+	StripeSecretKeyFile             string `name:"stripe-secret-key-file" help:"file that holds STRIPE_SECRET_KEY"`
+	StripeDataPlanWebhookSecret     Secret `name:"stripe-data-plan-webhook-secret" help:"of the Stripe endpoint /api/webhooks/data-plan, whsec_..."`
+	StripeDataPlanWebhookSecretFile string `name:"stripe-data-plan-webhook-secret-file" help:"file that holds STRIPE_DATA_PLAN_WEBHOOK_SECRET"`
+	StripeBaseURL                   string `name:"stripe-base-url" default:"https://api.stripe.com" help:"where Stripe answers, for tests"`
+	DevStandins                     bool   `name:"dev-standins" help:"with --dev: stand-ins for the partners that are not configured; devicecloud demo has them"`
+	IngestKeys                      Secret `name:"ingest-keys" help:"k1:secret,k2:secret of who signs events that it sends; empty: none are taken"`
+	IngestKeysFile                  string `name:"ingest-keys-file" help:"file that holds INGEST_KEYS"`
+
+	BedrockEnabled    bool   `name:"bedrock-enabled" help:"a model of Amazon Bedrock says what is to be seen in the pictures of events"`
+	BedrockModelID    string `name:"bedrock-model-id" default:"us.amazon.nova-lite-v1:0" help:"model or inference profile"`
+	BedrockRegion     string `name:"bedrock-region" help:"AWS region where the model is asked; empty: no classification"`
+	BedrockDailyLimit int    `name:"bedrock-daily-limit-per-device" default:"50" help:"pictures of one device that the model is shown on a day (UTC); 0: no limit"`
 
 	LimitConnectsPerDevice  Rate `name:"limit-connects-per-device" default:"6/m:20" dev:"0" help:"MQTT connections of one device"`
 	LimitStatePerDevice     Rate `name:"limit-state-per-device" default:"1/s:10" dev:"0" help:"state messages of one device"`

@@ -249,6 +249,8 @@ func TestPrepareRefusesWhatMustNotBeServed(t *testing.T) {
 		{"an unknown database", func(c *app.Config) { c.DatabaseURL = "mysql://user:hunter2@host/db" }, "DATABASE_URL must start with"},
 		{"a proxy that is no address", func(c *app.Config) { c.TrustedProxies = []string{"proxy"} }, "TRUSTED_PROXIES"},
 		{"proxies", func(c *app.Config) { c.TrustedProxies = []string{"192.0.2.1", "2001:db8::/32"} }, ""},
+		{"a network that is none", func(c *app.Config) { c.WebhookAllowedNetworks = []string{"10.0.0.0/33"} }, "WEBHOOK_ALLOWED_NETWORKS"},
+		{"networks", func(c *app.Config) { c.WebhookAllowedNetworks = []string{"10.1.0.0/16", "fd00::1"} }, ""},
 		{"Google", func(c *app.Config) { c.OIDCGoogleClientIDs = []string{"ios", "web"} }, ""},
 		{"Google with another issuer in its place", func(c *app.Config) {
 			c.OIDCGoogleClientIDs, c.OIDCGoogleIssuer = []string{"ios"}, "http://127.0.0.1:9000"
@@ -270,6 +272,10 @@ func TestPrepareRefusesWhatMustNotBeServed(t *testing.T) {
 		{"WeChat without its secret", func(c *app.Config) { c.WeChatAppID = "wx1" }, "WECHAT_SECRET"},
 		{"WeChat with a short secret", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "hunter2" }, "WECHAT_SECRET is not an AppSecret"},
 		{"WeChat with a secret of zeros", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "00000000000000000000000000000000" }, "WECHAT_SECRET is not an AppSecret"},
+		{"the carrier without its secret", func(c *app.Config) { c.EIOTClubAppKey = "key" }, "EIOTCLUB_APP_KEY and EIOTCLUB_SECRET belong together"},
+		{"the carrier in the clear", func(c *app.Config) { c.EIOTClubBaseURL = "http://carrier.example" }, "EIOTCLUB_BASE_URL"},
+		{"the carrier from a name", func(c *app.Config) { c.EIOTClubAllowedIPs = []string{"carrier.example"} }, "EIOTCLUB_ALLOWED_IPS"},
+		{"a carrier's window of a second", func(c *app.Config) { c.EIOTClubTimestampWindowSec = 1 }, "EIOTCLUB_TIMESTAMP_WINDOW_SEC"},
 		{"WeChat in the clear", func(c *app.Config) { c.WeChatBaseURL = "http://api.example" }, "WECHAT_BASE_URL"},
 		{"mail", func(c *app.Config) {
 			c.SMTPURL, c.MailFrom, c.PublicURL = "smtp://u:lake-Copper-41-moss@mail.example.com", "Devices <no-reply@example.com>", "https://cloud.example.com"

@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/topic"
 )
 
@@ -28,9 +29,12 @@ func (c *Config) Prepare() error {
 		c.checkNumbers(),
 		c.checkIdentity(),
 		c.checkVideo(),
+		c.carrier(&dataplan.Options{}),
 		c.checkPlans(),
 		errorOf(c.trustedProxies()),
 		errorOf(c.ingestKeys()),
+		c.checkBedrock(),
+		errorOf(c.webhookNetworks()),
 		errorOf(c.staffProvider(slog.New(slog.DiscardHandler))),
 	)
 }
@@ -154,6 +158,8 @@ func (c *Config) checkStrength() error {
 		{"DATABASE_URL", c.DatabaseURL, weakURL},
 		{"SMTP_URL", c.SMTPURL, weakURL},
 		{"WECHAT_SECRET", c.WeChatSecret, weakShared},
+		{"EIOTCLUB_SECRET", c.EIOTClubSecret, weakShared},
+		{"EIOTCLUB_WEBHOOK_SECRET", c.EIOTClubWebhookSecret, weakShared},
 		{"ADMIN_OIDC_CLIENT_SECRET", c.AdminOIDCClientSecret, weakShared},
 		{"STRIPE_SECRET_KEY", c.StripeSecretKey, weakPrefixed("sk_test_", "sk_live_", "rk_test_", "rk_live_")},
 		{"STRIPE_DATA_PLAN_WEBHOOK_SECRET", c.StripeDataPlanWebhookSecret, weakPrefixed("whsec_")},
@@ -177,10 +183,12 @@ func (c *Config) checkNumbers() error {
 	}{
 		{"OFFLINE_THRESHOLD_SEC", c.OfflineThresholdSec, 10, 86400},
 		{"PAIRING_CODE_EXPIRY_SEC", c.PairingCodeExpirySec, 30, 3600},
+		{"BEDROCK_DAILY_LIMIT_PER_DEVICE", c.BedrockDailyLimit, 0, 1 << 20},
 		{"TRIAL_DAYS", c.TrialDays, 0, 36500},
 		{"MAX_DEVICES_PER_USER", c.MaxDevicesPerUser, 1, 100000},
 		{"AUDIT_RETENTION_DAYS", c.AuditRetentionDays, 1, 36500},
 		{"HISTORY_RETENTION_DAYS", c.HistoryRetentionDays, 1, 36500},
+		{"EIOTCLUB_TIMESTAMP_WINDOW_SEC", c.EIOTClubTimestampWindowSec, 60, 30 * 86400},
 		{"LIMIT_OTA_STATUS_PER_UPDATE", c.LimitOTAStatusPerUpdate, 0, 1 << 20},
 		{"MQTT_MAX_CONNECTIONS", c.MQTTMaxConnections, 0, 1 << 30},
 		{"MQTT_MAX_CONNECTIONS_PER_ADDRESS", c.MQTTMaxPerAddress, 0, 1 << 30},
@@ -200,8 +208,13 @@ func (c *Config) checkNumbers() error {
 
 // trustedProxies reads TRUSTED_PROXIES: addresses and prefixes.
 func (c *Config) trustedProxies() ([]netip.Prefix, error) {
+	return prefixes("TRUSTED_PROXIES", c.TrustedProxies)
+}
+
+// prefixes reads addresses and prefixes of a setting.
+func prefixes(setting string, texts []string) ([]netip.Prefix, error) {
 	var all []netip.Prefix
-	for _, text := range c.TrustedProxies {
+	for _, text := range texts {
 		text = strings.TrimSpace(text)
 		if text == "" {
 			continue
@@ -212,7 +225,7 @@ func (c *Config) trustedProxies() ([]netip.Prefix, error) {
 		}
 		p, err := netip.ParsePrefix(text)
 		if err != nil {
-			return nil, fmt.Errorf("TRUSTED_PROXIES: %q is neither an address nor a prefix", text)
+			return nil, fmt.Errorf("%s: %q is neither an address nor a prefix", setting, text)
 		}
 		all = append(all, p)
 	}
