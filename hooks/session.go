@@ -8,6 +8,7 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/opticworks/devicecloud/broker"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 )
 
@@ -72,7 +73,7 @@ type ending struct {
 type device struct {
 	session *registry.Session
 	outbox  outbox
-	vending atomic.Bool // a request for credentials is being answered
+	vending atomic.Pointer[media.VendRequest] // being answered; nil: none
 
 	// Of the connection's reader goroutine.
 	filters                   []subscription
