@@ -112,6 +112,31 @@ var matrix = []rule{
 	{route: "POST /api/invitations/{id}/accept", want: "                401    ok     ok     ok     ok     role   role   role   role"},
 	{route: "POST /api/invitations/{id}/decline", want: "               401    ok     ok     ok     ok     role   role   role   role"},
 
+	{route: "GET /api/data-plans", want: "                                  401    ok     ok     ok     ok     ok     ok     ok     ok"},
+	{route: "POST /api/checkout/data-plan", want: "                         401    400    400    400    400    role   role   role   role", body: `{"plan_id":"basic","device_id":"$DEVICE"}`}, // no Idempotency-Key; TestBuyingADataPlan has the rest
+	{route: "GET /api/checkout/sessions/{session_id}", want: "              404    404    404    404    404    404    404    404    404"},                                                     // TestBuyingADataPlan has those that there are
+	{route: "GET /api/purchases", want: "                                   401    ok     ok     ok     ok     ok     ok     ok     ok"},
+	{route: "POST /api/webhooks/data-plan", want: "                         500    500    500    500    500    500    500    500    500", body: `{}`}, // not configured
+	{route: "GET /checkout/success", want: "                                ok     ok     ok     ok     ok     ok     ok     ok     ok"},
+	{route: "GET /checkout/cancel", want: "                                 ok     ok     ok     ok     ok     ok     ok     ok     ok"},
+	{route: "GET /admin/plans", want: "                                     401    role   role   role   role   role   ok     role   role"},
+	{route: "POST /admin/plans", want: "                                    401    role   role   role   role   role   ok     role   role", body: `{"plan_id":"plan-$NEW","name":"1 GB","amount":990,"currency":"usd","carrier_package":"P100"}`},
+	{route: "GET /admin/plans/{plan_id}", want: "                           401    role   role   role   role   role   ok     role   role"},
+	{route: "PATCH /admin/plans/{plan_id}", want: "                         401    role   role   role   role   role   ok     role   role", body: `{"amount":1090}`},
+	{route: "DELETE /admin/plans/{plan_id}", want: "                        401    role   role   role   role   role   ok     role   role"},
+	{route: "GET /admin/purchases", want: "                                 401    role   role   role   role   role   ok     role   role"},
+	{route: "GET /admin/purchases/{purchase_id}", want: "                   401    role   role   role   role   role   ok     role   role"},
+	{route: "POST /admin/purchases/{purchase_id}/refund", want: "           401    role   role   role   role   role   400    role   role"}, // no Idempotency-Key
+	{route: "POST /admin/purchases/{purchase_id}/resume", want: "           401    role   role   role   role   role   ok     role   role"},
+	{route: "GET /api/devices/{id}/sim", want: "                         401    404    role   ok     ok     ok     ok     ok     ok"},
+	{route: "POST /api/webhooks/eiotclub", want: "                       500    500    500    500    500    500    500    500    500"}, // not configured
+	{route: "GET /admin/sims", want: "                                   401    role   role   role   role   role   ok     ok     scope"},
+	{route: "POST /admin/sims/import", want: "                           401    role   role   role   role   role   ok     ok     scope", body: "csv:iccid\n$SIM\n"},
+	{route: "GET /admin/sims/{sim_id}", want: "                          401    role   role   role   role   role   ok     ok     scope"},
+	{route: "POST /admin/sims/{sim_id}/assign", want: "                  401    role   role   role   role   role   ok     ok     scope", body: `{"device_id":"$DEVICE"}`},
+	{route: "POST /admin/sims/{sim_id}/unassign", want: "                401    role   role   role   role   role   ok     ok     scope"},
+	{route: "POST /admin/sims/{sim_id}/refresh", want: "                 401    role   role   role   role   role   501    501    scope"}, // no carrier is configured
+
 	{route: "POST /admin/enroll", want: "                                401    role   role   role   role   role   ok     ok     scope", body: `{"mac_address":"$MAC","device_secret_hash":"$HASH"}`},
 	{route: "POST /admin/devices/import", want: "                        401    role   role   role   role   role   ok     ok     scope", body: "csv:mac_address,device_secret_hash\n$MAC,$HASH\n"},
 	{route: "POST /admin/orders", want: "                                401    role   role   role   role   role   ok     ok     scope", body: `{"order_id":"$NEW","user_email":"$NEW@example.com","device_mac":"$MAC"}`},

@@ -437,5 +437,9 @@ func newHouse(t testing.TB) (w *world, deviceID string) {
 		w.give(t, deviceID, w.login(t, name, name+"@example.com"), role)
 	}
 	w.login(t, "stranger", "stranger@example.com")
+	w.do(t, call{
+		method: "POST", path: "/admin/sims/import", as: "admin", header: map[string]string{"Content-Type": "text/csv"},
+		body: "iccid,eid,imsi,msisdn,device_id\n8900000000000000017,89000000000000000000000000000017,901000000000017,882000000017," + deviceID + "\n",
+	}).want(t, 200, "")
 	return w, deviceID
 }

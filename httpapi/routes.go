@@ -95,6 +95,15 @@ func (a *api) routes() []route {
 		{post, "/api/devices/{id}/aws-identity", person, a.identifyAtAWS},
 		{get, "/api/device/kvs-credentials", anybody, a.lendToDevice}, // a client certificate
 
+		{get, "/api/devices/{id}/sim", person, a.deviceSIM},
+		{post, "/api/webhooks/eiotclub", anybody, a.carrierWebhook}, // by signature
+		{get, "/admin/sims", factory, a.listSIMs},
+		{post, "/admin/sims/import", factory, a.importSIMs},
+		{get, "/admin/sims/{sim_id}", factory, a.getSIM},
+		{post, "/admin/sims/{sim_id}/assign", factory, a.assignSIM},
+		{post, "/admin/sims/{sim_id}/unassign", factory, a.unassignSIM},
+		{post, "/admin/sims/{sim_id}/refresh", factory, a.refreshSIM},
+
 		{get, "/api/data-plans", person, a.listPlans},
 		{post, "/api/checkout/data-plan", person, a.checkout},
 		{get, "/api/checkout/sessions/{session_id}", anybody, a.getSession}, // with a token, the buyer's own

@@ -156,7 +156,11 @@ func (a *App) build(ctx context.Context, c Config) error {
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
-	a.plans = dataplan.New(a.db.DataPlans(), a.registry, c.dataplanOptions(log, regOptions.NextID))
+	planOptions := c.dataplanOptions(log, regOptions.NextID)
+	if err := c.carrier(&planOptions); err != nil {
+		return errors.Join(err, a.Close())
+	}
+	a.plans = dataplan.New(a.db.DataPlans(), a.registry, planOptions)
 	plans, err := c.dataPlans()
 	if err == nil && plans != nil {
 		err = a.plans.LoadPlans(ctx, plans)
@@ -277,6 +281,8 @@ func (a *App) Run(ctx context.Context) error {
 		}
 	})
 	background.Go(func() { a.accounts.Run(work) })
+	background.Go(func() { a.plans.RunFulfilment(work) })
+
 	background.Go(func() { a.plans.Run(work) })
 	background.Go(func() { a.ingestor.Run(work) })
 	background.Go(func() { a.rollouts.Run(work) })

@@ -54,6 +54,12 @@ func newDataPlanCollector(c *dataplan.Counters) *registryCollector {
 		{"dataplan_unconfigured_events_total", "Reports that came while no webhook secret was set.", &c.Unconfigured, 1},
 		{"dataplan_held_total", "Purchases put on hold because what was paid is not the price.", &c.Held, 1},
 		{"dataplan_refused_transitions_total", "Reports that would have moved a purchase where it cannot go.", &c.Refused, 1},
+		{"dataplan_carrier_orders_total", "Requests to the SIM carrier that ordered, or may have.", &c.CarrierOrders, 1},
+		{"dataplan_carrier_repaired_total", "Orders that were found at the carrier after their answer was lost.", &c.CarrierRepaired, 1},
+		{"dataplan_carrier_failed_total", "Purchases that the carrier refused.", &c.CarrierFailed, 1},
+		{"dataplan_carrier_notices_total", "Notifications of the carrier that were taken.", &c.Notices, 1},
+		{"dataplan_carrier_duplicate_notices_total", "Notifications of the carrier that had been taken before.", &c.NoticeDuplicates, 1},
+		{"dataplan_carrier_refused_notices_total", "Notifications that were refused: signature, time, form, address.", &c.NoticeRefused, 1},
 	})
 }
 

@@ -96,7 +96,9 @@ func refusals(t *testing.T) map[string]struct {
 		"SMTP_URL": {func(c *app.Config, v string) {
 			c.SMTPURL, c.MailFrom, c.PublicURL = withPassword("smtps", v), "cloud@example.com", "https://cloud.example.com"
 		}, append([]string{"cloud"}, guessable...), false},
-		"WECHAT_SECRET": {func(c *app.Config, v string) { c.WeChatAppID, c.WeChatSecret = "wx1", app.Secret(v) }, guessable, false},
+		"WECHAT_SECRET":           {func(c *app.Config, v string) { c.WeChatAppID, c.WeChatSecret = "wx1", app.Secret(v) }, guessable, false},
+		"EIOTCLUB_SECRET":         {func(c *app.Config, v string) { c.EIOTClubAppKey, c.EIOTClubSecret = "key", app.Secret(v) }, guessable, false},
+		"EIOTCLUB_WEBHOOK_SECRET": {func(c *app.Config, v string) { c.EIOTClubWebhookSecret = app.Secret(v) }, guessable, false},
 		"ADMIN_OIDC_CLIENT_SECRET": {func(c *app.Config, v string) {
 			c.AdminOIDCIssuer, c.AdminOIDCClientID, c.AdminOIDCClientSecret = "https://login.example.com", "cloud", app.Secret(v)
 			c.AdminOIDCAdminGroup, c.PublicURL = "admins", "https://cloud.example.com"
