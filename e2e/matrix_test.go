@@ -112,6 +112,22 @@ var matrix = []rule{
 	{route: "POST /api/invitations/{id}/accept", want: "                401    ok     ok     ok     ok     role   role   role   role"},
 	{route: "POST /api/invitations/{id}/decline", want: "               401    ok     ok     ok     ok     role   role   role   role"},
 
+	{route: "GET /api/data-plans", want: "                                  401    ok     ok     ok     ok     ok     ok     ok     ok"},
+	{route: "POST /api/checkout/data-plan", want: "                         401    400    400    400    400    role   role   role   role", body: `{"plan_id":"basic","device_id":"$DEVICE"}`}, // no Idempotency-Key; TestBuyingADataPlan has the rest
+	{route: "GET /api/checkout/sessions/{session_id}", want: "              404    404    404    404    404    404    404    404    404"},                                                     // TestBuyingADataPlan has those that there are
+	{route: "GET /api/purchases", want: "                                   401    ok     ok     ok     ok     ok     ok     ok     ok"},
+	{route: "POST /api/webhooks/data-plan", want: "                         500    500    500    500    500    500    500    500    500", body: `{}`}, // not configured
+	{route: "GET /checkout/success", want: "                                ok     ok     ok     ok     ok     ok     ok     ok     ok"},
+	{route: "GET /checkout/cancel", want: "                                 ok     ok     ok     ok     ok     ok     ok     ok     ok"},
+	{route: "GET /admin/plans", want: "                                     401    role   role   role   role   role   ok     role   role"},
+	{route: "POST /admin/plans", want: "                                    401    role   role   role   role   role   ok     role   role", body: `{"plan_id":"plan-$NEW","name":"1 GB","amount":990,"currency":"usd","carrier_package":"P100"}`},
+	{route: "GET /admin/plans/{plan_id}", want: "                           401    role   role   role   role   role   ok     role   role"},
+	{route: "PATCH /admin/plans/{plan_id}", want: "                         401    role   role   role   role   role   ok     role   role", body: `{"amount":1090}`},
+	{route: "DELETE /admin/plans/{plan_id}", want: "                        401    role   role   role   role   role   ok     role   role"},
+	{route: "GET /admin/purchases", want: "                                 401    role   role   role   role   role   ok     role   role"},
+	{route: "GET /admin/purchases/{purchase_id}", want: "                   401    role   role   role   role   role   ok     role   role"},
+	{route: "POST /admin/purchases/{purchase_id}/refund", want: "           401    role   role   role   role   role   400    role   role"}, // no Idempotency-Key
+	{route: "POST /admin/purchases/{purchase_id}/resume", want: "           401    role   role   role   role   role   ok     role   role"},
 	{route: "GET /api/devices/{id}/sim", want: "                         401    404    role   ok     ok     ok     ok     ok     ok"},
 	{route: "POST /api/webhooks/eiotclub", want: "                       500    500    500    500    500    500    500    500    500"}, // not configured
 	{route: "GET /admin/sims", want: "                                   401    role   role   role   role   role   ok     ok     scope"},

@@ -121,6 +121,23 @@ func (s *liveStream) next() liveEvent {
 	}
 }
 
+// come takes the events that have come already.
+func (s *liveStream) come() (events []liveEvent) {
+	for {
+		select {
+		case e := <-s.events:
+			if e.ID != "" {
+				s.last = e.ID
+			}
+			if e.Kind != "" {
+				events = append(events, e)
+			}
+		default:
+			return events
+		}
+	}
+}
+
 // until takes events up to the first of a kind.
 func (s *liveStream) until(kind string) liveEvent {
 	s.t.Helper()

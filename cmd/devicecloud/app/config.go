@@ -82,15 +82,6 @@ type Config struct {
 	AdminOIDCAdminGroup       string            `name:"admin-oidc-admin-group" help:"whose members are administrators"`
 	AdminOIDCSupportGroup     string            `name:"admin-oidc-support-group" help:"whose members are support staff"`
 
-	EIOTClubAppKey             string   `name:"eiotclub-app-key" help:"our account at the SIM carrier; empty: nothing is ordered there"`
-	EIOTClubSecret             Secret   `name:"eiotclub-secret" help:"its secret"`
-	EIOTClubSecretFile         string   `name:"eiotclub-secret-file" help:"file that holds EIOTCLUB_SECRET"`
-	EIOTClubBaseURL            string   `name:"eiotclub-base-url" help:"where the carrier answers; empty: https://oapi.eiotclub.com"`
-	EIOTClubWebhookSecret      Secret   `name:"eiotclub-webhook-secret" help:"signs the carrier's notifications, may be EIOTCLUB_SECRET; empty: none are taken"`
-	EIOTClubWebhookSecretFile  string   `name:"eiotclub-webhook-secret-file" help:"file that holds EIOTCLUB_WEBHOOK_SECRET"`
-	EIOTClubTimestampWindowSec int      `name:"eiotclub-timestamp-window-sec" default:"86400" help:"how far from now a notification may be signed, seconds"`
-	EIOTClubAllowedIPs         []string `name:"eiotclub-allowed-ips" help:"addresses or prefixes from which notifications are taken; empty: any"`
-
 	// AWSAccess is how AWS is reached. It is no setting: the SDK has its own, and a
 	// stand-in sets this.
 	AWSAccess            kvs.Access `kong:"-"`
@@ -106,6 +97,15 @@ type Config struct {
 	AWSDeveloperProvider string     `name:"aws-cognito-developer-provider" default:"devicecloud" help:"our name as developer provider in the pool"`
 	AWSUserPool          string     `name:"aws-cognito-user-pool-id" help:"accepted and not used: people sign in here"`
 	AWSUserPoolClient    string     `name:"aws-cognito-client-id" help:"accepted and not used"`
+
+	EIOTClubAppKey             string   `name:"eiotclub-app-key" help:"our account at the SIM carrier; empty: nothing is ordered there"`
+	EIOTClubSecret             Secret   `name:"eiotclub-secret" help:"its secret"`
+	EIOTClubSecretFile         string   `name:"eiotclub-secret-file" help:"file that holds EIOTCLUB_SECRET"`
+	EIOTClubBaseURL            string   `name:"eiotclub-base-url" help:"where the carrier answers; empty: https://oapi.eiotclub.com"`
+	EIOTClubWebhookSecret      Secret   `name:"eiotclub-webhook-secret" help:"signs the carrier's notifications, may be EIOTCLUB_SECRET; empty: none are taken"`
+	EIOTClubWebhookSecretFile  string   `name:"eiotclub-webhook-secret-file" help:"file that holds EIOTCLUB_WEBHOOK_SECRET"`
+	EIOTClubTimestampWindowSec int      `name:"eiotclub-timestamp-window-sec" default:"86400" help:"how far from now a notification may be signed, seconds"`
+	EIOTClubAllowedIPs         []string `name:"eiotclub-allowed-ips" help:"addresses or prefixes from which notifications are taken; empty: any"`
 
 	DataPlansFile                   string `name:"data-plans-file" help:"data plans that are sold, JSON; empty: those that administrators make"`
 	StripeSecretKey                 Secret `name:"stripe-secret-key" help:"takes payments for data plans; empty: none are sold"`

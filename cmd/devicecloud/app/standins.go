@@ -46,7 +46,8 @@ func (s *standins) startStripe(c *Config, address func() string) (err error) {
 	if c.StripeSecretKey != "" {
 		return nil
 	}
-	s.Stripe, err = standinstripe.Start(standinstripe.Options{Target: func() string {
+	secret := c.StripeDataPlanWebhookSecret.Reveal() // "": one of its own
+	s.Stripe, err = standinstripe.Start(standinstripe.Options{Secret: secret, Target: func() string {
 		if a := address(); a != "" {
 			return "http://" + dialable(a) + "/api/webhooks/data-plan"
 		}
