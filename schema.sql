@@ -674,6 +674,7 @@ CREATE TABLE device_vends (
     vended_at BIGINT NOT NULL
 );
 CREATE INDEX idx_vends_device ON device_vends (device_no, vended_at);
+CREATE INDEX idx_vends_at ON device_vends (vended_at);
 
 -- Events of devices that the outside has sent, to know each again. What happened is in
 -- device_events under the same id, for as long as that is kept.
@@ -806,4 +807,3 @@ CREATE UNIQUE INDEX idx_rollout_devices_live ON rollout_devices (device_no)
     WHERE state IN ('sent', 'accepted', 'downloading', 'verifying', 'confirming');
 CREATE INDEX idx_rollout_devices_open ON rollout_devices (rollout_no, device_no) WHERE finished_at IS NULL;
 CREATE INDEX idx_rollout_devices_device ON rollout_devices (device_no, rollout_no);
-CREATE INDEX idx_vends_at ON device_vends (vended_at);

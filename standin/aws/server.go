@@ -40,6 +40,8 @@ type Server struct {
 	calls    map[string]int    // by operation
 	assumed  []Assumed
 	sockets  map[*socket]struct{}
+	sight    Sight  // what models answer
+	shown    []byte // the last picture that one was shown
 }
 
 // caller is who signed a request.
@@ -93,6 +95,7 @@ func New(opts Options) *Server {
 	}
 	s.callers[s.AccessKeyID] = caller{secret: s.SecretAccessKey, user: true}
 	s.routes()
+	s.bedrock()
 	return s
 }
 
