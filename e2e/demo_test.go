@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -99,6 +101,24 @@ func (d *demoRun) paste(command string) string {
 		d.t.Fatalf("%s: %v\n%s", command, err, stderr.String())
 	}
 	return string(out)
+}
+
+// buy pastes the line that buys a data plan, pays at the stand-in, and waits until the
+// plan has begun.
+func (d *demoRun) buy(command string) {
+	d.t.Helper()
+	var answer struct {
+		URL string `json:"checkout_url"`
+	}
+	if out := d.paste(command); json.Unmarshal([]byte(out), &answer) != nil || answer.URL == "" {
+		d.t.Fatalf("%s printed %s", command, out)
+	}
+	res, err := http.PostForm(answer.URL, url.Values{"do": {"pay"}})
+	if err == nil {
+		_ = res.Body.Close() // where the buyer is sent to does not matter
+	}
+	list := d.command("/api/purchases")
+	Await(d.t, 20*time.Second, func() bool { return strings.Contains(d.paste(list), `"status":"ACTIVE"`) }, func() string { return d.paste(list) })
 }
 
 // command is the one printed line that has all of the words in it.
@@ -206,6 +226,14 @@ func checkDemo(t *testing.T, d *demoRun) {
 			}
 			if len(out) == 0 {
 				t.Errorf("%s printed nothing", command)
+			}
+			ran++
+		case strings.Contains(command, "/api/checkout/data-plan"):
+			d.buy(command)
+			ran++
+		case strings.Contains(command, "/api/purchases"):
+			if out := d.paste(command); !strings.Contains(out, `"status":"ACTIVE"`) {
+				t.Errorf("%s printed %s", command, out)
 			}
 			ran++
 		case regexp.MustCompile(`/api/devices/[0-9a-f]{32}`).MatchString(command):

@@ -214,7 +214,8 @@ func TestBuyingADataPlan(t *testing.T) {
 	if status, text, _ := c.ask(t, http.MethodGet, back[strings.Index(back, "/checkout/"):], "", "", nil); status != 200 || strings.Contains(text, session) {
 		t.Errorf("the success page: %d %s", status, text)
 	}
-	c.awaitPurchase(t, admin, first.PurchaseID, "PAID")
+	// Paid, ordered at the carrier's stand-in, and begun: the device is entitled now.
+	c.awaitPurchase(t, admin, first.PurchaseID, "ACTIVE")
 
 	// A guest learns the status alone; the buyer sees the purchase; A's is nothing to B.
 	for _, path := range []string{"/api/checkout/sessions/", "/api/v1/checkout/sessions/"} {
@@ -338,7 +339,7 @@ func TestReportsOfStripe(t *testing.T) {
 	if status, text := c.stripeSays(t, live, signature(live, stripeSecret)); status != 200 || text != `{"received":true,"ignored":true}` {
 		t.Errorf("of the other mode: %d %s", status, text)
 	}
-	c.awaitPurchase(t, c.AdminToken(), id, "PAID")
+	c.awaitPurchase(t, c.AdminToken(), id, "PENDING_ASSIGNMENT") // paid; the device has no SIM
 
 	t.Run("signed by Stripe's own library in JavaScript", func(t *testing.T) {
 		skipWithout(t, "stripe for node", haveProgram("node") && exec.Command("node", "-e", "require('./node_modules/stripe')").Run() == nil)
@@ -363,7 +364,7 @@ func TestReportsOfStripe(t *testing.T) {
 		if status, text := c.stripeSays(t, body, sign(stripeSecret)); status != 200 || text != `{"received":true}` {
 			t.Errorf("%d %s", status, text)
 		}
-		c.awaitPurchase(t, c.AdminToken(), second, "PAID")
+		c.awaitPurchase(t, c.AdminToken(), second, "PENDING_ASSIGNMENT") // paid; the device has no SIM
 	})
 }
 
@@ -409,12 +410,12 @@ func TestReportsSurviveKill(t *testing.T) {
 				t.Errorf("again: %d %s", status, text)
 			}
 		}
-		c.awaitPurchase(t, c.AdminToken(), id, "PAID")
+		c.awaitPurchase(t, c.AdminToken(), id, "PENDING_ASSIGNMENT") // paid; the device has no SIM
 		transitions := 0
 		err := c.dataplans(t).View(context.Background(), func(tx dataplan.Tx) error {
 			rows, err := tx.Audit(context.Background(), registry.AuditFilter{Event: "purchase_transition", Limit: 100})
 			for _, row := range rows {
-				if row.Data["purchase_id"] == id {
+				if row.Data["purchase_id"] == id && row.Data["to"] == "PAID" {
 					transitions++
 				}
 			}

@@ -80,6 +80,7 @@ type device struct {
 	state, telemetry, targets bucket
 	update                    string // the update that ota/status reports on
 	updateReports             int
+	latest                    latest
 	strayed                   time.Time // since when it has sent positions that nobody looks at; zero: not
 }
 

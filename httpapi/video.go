@@ -204,8 +204,10 @@ func (a *api) watch(r *request) (answer, error) {
 	ice, expires := render(out.ICE, newICEBody), out.Expires.UTC().Truncate(time.Second)
 	if k := out.Keys; !k.None() {
 		return ok(signerBody{
-			"credentials", out.ClientID, out.Region, out.ChannelARN, endpointsBody{out.URL.Reveal(), out.HTTPSEndpoint},
-			keysBody{k.AccessKeyID.Reveal(), k.SecretAccessKey.Reveal(), k.SessionToken.Reveal(), k.Expires.UTC()}, ice, expires,
+			"credentials", out.ClientID, out.Region, out.ChannelARN,
+			endpointsBody{out.URL.Reveal(), out.HTTPSEndpoint},
+			keysBody{k.AccessKeyID.Reveal(), k.SecretAccessKey.Reveal(), k.SessionToken.Reveal(), k.Expires.UTC()},
+			ice, expires,
 		})
 	}
 	return ok(watcherBody{"url", out.URL.Reveal(), out.ClientID, out.Region, ice, expires})

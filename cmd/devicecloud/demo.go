@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -35,7 +36,7 @@ const (
 )
 
 func (cmd demoCmd) Run(c *app.Config, t terminal) error {
-	c.Dev, c.AccessTTL = true, demoTokens
+	c.Dev, c.AccessTTL, c.DevStandins = true, demoTokens, true
 	if err := c.Prepare(); err != nil {
 		return usageError{err}
 	}
@@ -140,7 +141,42 @@ func (d *demo) run(ctx context.Context) error {
 		return err
 	}
 	g.took = time.Since(began)
+	if d.app.Shop() {
+		if err := d.stockShop(ctx, adminToken, slices.Min(g.deviceIDs)); err != nil {
+			return fmt.Errorf("putting a data plan on sale: %w", err)
+		}
+	}
 	return d.holdOpen(ctx, sim, g)
+}
+
+const (
+	demoPlan = "demo-1gb"
+	demoSIM  = "8988000000000000017"
+)
+
+// stockShop puts a data plan on sale and a SIM card into a device, unless a demo before
+// did.
+func (d *demo) stockShop(ctx context.Context, adminToken, deviceID string) error {
+	var sold struct {
+		Plans []struct {
+			ID string `json:"plan_id"`
+		} `json:"plans"`
+	}
+	if err := d.client.get(ctx, "/admin/plans?limit=200", adminToken, &sold); err != nil {
+		return err
+	}
+	for _, p := range sold.Plans {
+		if p.ID == demoPlan {
+			return nil
+		}
+	}
+	sim := strings.NewReader("iccid,device_id\n" + demoSIM + "," + deviceID + "\n")
+	if err := d.client.send(ctx, "/admin/sims/import", adminToken, "text/csv", sim, nil); err != nil {
+		return err
+	}
+	plan := strings.NewReader(`{"plan_id":"` + demoPlan + `","name":"1 GB for 30 days","amount":990,"currency":"eur","days":30,"data_mb":1024,` +
+		`"carrier_package":"DEMO1G30","capabilities":["live_view"]}`)
+	return d.client.send(ctx, "/admin/plans", adminToken, "application/json", plan, nil)
 }
 
 // holdOpen prints the guide and waits for the end.
@@ -320,13 +356,22 @@ func (c demoClient) get(ctx context.Context, path, token string, into any) error
 	return c.do(ctx, http.MethodGet, path, token, nil, into)
 }
 
+// send posts a body of a media type.
+func (c demoClient) send(ctx context.Context, path, token, mediaType string, body io.Reader, into any) error {
+	return c.exchange(ctx, http.MethodPost, path, token, mediaType, body, into)
+}
+
 func (c demoClient) do(ctx context.Context, method, path, token string, body io.Reader, into any) error {
+	return c.exchange(ctx, method, path, token, "application/json", body, into)
+}
+
+func (c demoClient) exchange(ctx context.Context, method, path, token, mediaType string, body io.Reader, into any) error {
 	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
 	if err != nil {
 		return err
 	}
 	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Content-Type", mediaType)
 	}
 	if token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
@@ -342,6 +387,9 @@ func (c demoClient) do(ctx context.Context, method, path, token string, body io.
 	}
 	if res.StatusCode/100 != 2 {
 		return fmt.Errorf("%s %s answered %d: %s", method, path, res.StatusCode, strings.TrimSpace(string(text)))
+	}
+	if into == nil {
+		return nil
 	}
 	return json.Unmarshal(text, into)
 }

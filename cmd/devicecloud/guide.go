@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -87,6 +88,13 @@ func (g guide) examples(port string) []example {
 	root := topic.Root(g.config.TopicRoot)
 	subscribe := fmt.Sprintf("mosquitto_sub -h localhost -p %s --cafile %s -u %s -i %s -P \"%s\" -v",
 		port, quote(g.app.CAFile()), quote("u:"+g.userID), quote("u:"+g.userID+":demo"), token)
+	if g.app.Shop() {
+		all = append(all, example{
+			"buy a data plan for a device; open the checkout_url of the answer: it is a stand-in for Stripe, no money moves",
+			"curl -sS " + bearer + ` -H "Idempotency-Key: demo-$(date +%s)" -H 'Content-Type: application/json' -d ` +
+				quote(fmt.Sprintf(`{"plan_id":%q,"device_id":%q}`, demoPlan, slices.Min(g.deviceIDs))) + " " + g.client.base + "/api/checkout/data-plan",
+		}, example{"what was bought: ACTIVE once it is paid and the carrier's stand-in has confirmed it", "curl -sS " + bearer + " " + g.client.base + "/api/purchases"})
+	}
 	return append(all,
 		example{"one device", "curl -sS " + bearer + " " + g.client.base + "/api/devices/" + id},
 		example{"its connections, with the reason why each ended", "curl -sS " + bearer + " " + g.client.base + "/api/devices/" + id + "/connections"},

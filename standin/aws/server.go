@@ -43,6 +43,8 @@ type Server struct {
 	gates    map[string]<-chan struct{}
 	assumed  []Assumed
 	sockets  map[*socket]struct{}
+	sight    Sight  // what models answer
+	shown    []byte // the last picture that one was shown
 }
 
 // caller is who signed a request.
@@ -96,6 +98,7 @@ func New(opts Options) *Server {
 	}
 	s.callers[s.AccessKeyID] = caller{secret: s.SecretAccessKey, user: true}
 	s.routes()
+	s.bedrock()
 	return s
 }
 
