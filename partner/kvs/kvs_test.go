@@ -332,13 +332,15 @@ func TestViewerAddressIsForOneChannelAndOneViewer(t *testing.T) {
 		t.Fatalf("the address does not open: %v", err)
 	}
 	for name, change := range map[string]func(url.Values){
-		"another channel":  func(q url.Values) { q.Set("X-Amz-ChannelARN", w.otherCh) },
-		"another viewer":   func(q url.Values) { q.Set("X-Amz-ClientId", "somebody") },
-		"as the master":    func(q url.Values) { q.Del("X-Amz-ClientId") },
-		"longer":           func(q url.Values) { q.Set("X-Amz-Expires", "3600") },
-		"another time":     func(q url.Values) { q.Set("X-Amz-Date", "20260115T100000Z") },
-		"without a token":  func(q url.Values) { q.Del("X-Amz-Security-Token") },
-		"another's key":    func(q url.Values) { q.Set("X-Amz-Credential", "AKIDEXAMPLE/20260115/us-east-1/kinesisvideo/aws4_request") },
+		"another channel": func(q url.Values) { q.Set("X-Amz-ChannelARN", w.otherCh) },
+		"another viewer":  func(q url.Values) { q.Set("X-Amz-ClientId", "somebody") },
+		"as the master":   func(q url.Values) { q.Del("X-Amz-ClientId") },
+		"longer":          func(q url.Values) { q.Set("X-Amz-Expires", "3600") },
+		"another time":    func(q url.Values) { q.Set("X-Amz-Date", "20260115T100000Z") },
+		"without a token": func(q url.Values) { q.Del("X-Amz-Security-Token") },
+		"another's key": func(q url.Values) {
+			q.Set("X-Amz-Credential", "AKIDEXAMPLE/20260115/us-east-1/kinesisvideo/aws4_request")
+		},
 		"half a signature": func(q url.Values) { q.Set("X-Amz-Signature", q.Get("X-Amz-Signature")[:32]) },
 	} {
 		if dial(change) == nil {

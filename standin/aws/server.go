@@ -17,6 +17,8 @@ type Options struct {
 	Region  string           // default us-east-1
 	Account string           // twelve digits; default 123456789012
 	Now     func() time.Time // default time.Now
+	// Everything makes a stream or channel when it is first named, for demonstrations.
+	Everything bool
 }
 
 // Server is the stand-in. It is safe for concurrent use.
@@ -155,6 +157,11 @@ func (s *Server) AddChannel(name string) string { return s.add(s.channels, "chan
 func (s *Server) add(to map[string]string, kind, name string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.put(to, kind, name)
+}
+
+// put is add with mu held.
+func (s *Server) put(to map[string]string, kind, name string) string {
 	arn := "arn:aws:kinesisvideo:" + s.opts.Region + ":" + s.opts.Account + ":" + kind + "/" + name + "/" + millis(s.opts.Now())
 	to[name] = arn
 	return arn

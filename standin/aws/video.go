@@ -38,7 +38,7 @@ func streamOf(c *call) (string, error) {
 	if err := c.decode(&in); err != nil {
 		return "", err
 	}
-	return c.s.find(c.s.streams, in.StreamName, in.StreamARN)
+	return c.s.find(c.s.streams, "stream", in.StreamName, in.StreamARN)
 }
 
 // channelOf is the ARN of the signalling channel that a call is about.
@@ -47,12 +47,12 @@ func channelOf(c *call) (string, error) {
 	if err := c.decode(&in); err != nil {
 		return "", err
 	}
-	return c.s.find(c.s.channels, in.ChannelName, in.ChannelARN)
+	return c.s.find(c.s.channels, "channel", in.ChannelName, in.ChannelARN)
 }
 
 // find looks a stream or channel up. What is asked for by an ARN is judged by that ARN,
 // whether it is there or not, so that nobody learns what exists.
-func (s *Server) find(in map[string]string, name, arn string) (string, error) {
+func (s *Server) find(in map[string]string, kind, name, arn string) (string, error) {
 	if (name == "") == (arn == "") {
 		return "", &problem{http.StatusBadRequest, "InvalidArgumentException", "Give the name or the ARN."}
 	}
@@ -61,10 +61,13 @@ func (s *Server) find(in map[string]string, name, arn string) (string, error) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if arn = in[name]; arn == "" {
-		return "", errNoResource
+	switch arn = in[name]; {
+	case arn != "":
+		return arn, nil
+	case s.opts.Everything:
+		return s.put(in, kind, name), nil
 	}
-	return arn, nil
+	return "", errNoResource
 }
 
 var (

@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 
+	standinaws "github.com/opticworks/devicecloud/standin/aws"
 	standincarrier "github.com/opticworks/devicecloud/standin/carrier"
 	standinstripe "github.com/opticworks/devicecloud/standin/stripe"
 )
@@ -13,6 +14,7 @@ import (
 type standins struct {
 	Stripe  *standinstripe.Server  // nil: there is none
 	Carrier *standincarrier.Server // nil: there is none
+	AWS     *standinaws.Server     // nil: there is none
 	close   []func() error
 }
 
@@ -23,7 +25,7 @@ func (c *Config) startStandins(address func() string) (*standins, error) {
 	if !c.DevStandins {
 		return s, nil
 	}
-	for _, start := range []func(*Config, func() string) error{s.startStripe, s.startCarrier} {
+	for _, start := range []func(*Config, func() string) error{s.startStripe, s.startCarrier, s.startAWS} {
 		if err := start(c, address); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
