@@ -64,6 +64,9 @@ func embark(t *testing.T) *voyage {
 	env["ADMIN_PASSWORD"], env["SECRET_ENCRYPTION_KEY"], env["TOKEN_SIGNING_KEY_FILE"] = v.password, base64.StdEncoding.EncodeToString(sealing), file
 	v.ingestKey = v.plant("the secret of INGEST_KEYS", "ingest+"+rand.Text())
 	env["INGEST_KEYS"] = "k1:" + v.ingestKey
+	env["STRIPE_SECRET_KEY"] = v.plant("STRIPE_SECRET_KEY", "sk_test_"+rand.Text())
+	env["STRIPE_DATA_PLAN_WEBHOOK_SECRET"] = v.plant("STRIPE_DATA_PLAN_WEBHOOK_SECRET", "whsec_"+rand.Text())
+	env["STRIPE_BASE_URL"] = "http://127.0.0.1:1" // nobody answers
 	v.Cloud = Start(t, Options{Env: env})
 	v.admin = v.token(v.send("POST", "/admin/auth/login", "", object{"email": adminEmail, "password": v.password}))
 	return v
@@ -391,6 +394,7 @@ var journeys = []struct {
 	{"people listen", (*voyage).peopleListen},
 	{"nothing can be written", (*voyage).nothingCanBeWritten},
 	{"starts that fail", (*voyage).badStarts},
+	{"plans are sold", (*voyage).plansAreSold},
 	{"staff look", (*voyage).staffLooks},
 }
 

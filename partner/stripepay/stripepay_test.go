@@ -207,7 +207,7 @@ func TestFailures(t *testing.T) {
 		"nonsense":        answer(200, `nonsense `+key),
 		"an empty object": answer(200, `{}`),
 		"a redirect": func(w http.ResponseWriter, r *http.Request) {
-			http.Redirect(w, r, "https://evil.example.com/"+key, 302)
+			http.Redirect(w, r, "https://evil.example.com/"+key, http.StatusFound)
 		},
 		"an answer too late": slow,
 		"a closed connection": func(w http.ResponseWriter, _ *http.Request) {
