@@ -26,10 +26,12 @@ build: ## bin/devicecloud and bin/firmware-sim
 	@mkdir -p bin
 	@go build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/devicecloud ./firmware-sim
 
-# e2e takes longest, so it begins first.
+# e2e takes longest, so it begins first. Most of its tests wait for a program, a limit or
+# a second to pass, each beside a cloud of its own: 8 of them keep two processors busy
+# without making anybody late. Those that measure times run alone.
 test: ## installs what the tests need where it is missing, then runs all of them with the race detector
 	@./scripts/test-deps.sh
-	go test -race -shuffle=on -count=1 -timeout 15m ./e2e ./...
+	go test -race -shuffle=on -count=1 -timeout 15m -parallel 8 ./e2e ./...
 	@if [[ "$${CI:-}" == true ]]; then ./scripts/fuzz.sh "$${FUZZTIME:-10s}"; fi
 
 bench: ## what it costs, against bare mochi, mosquitto and a naive server (ARGS='-short', ARGS='-only memory')
@@ -42,7 +44,7 @@ fuzz: ## a minute of each fuzz target (FUZZTIME=10m for longer)
 
 soak: ## the long fault schedules: hours, not minutes
 	@./scripts/test-deps.sh
-	DEVICECLOUD_SOAK=1 go test -race -shuffle=on -count=1 -timeout 24h -v ./e2e/...
+	DEVICECLOUD_SOAK=1 go test -race -shuffle=on -count=1 -timeout 24h -parallel 8 -v ./e2e/...
 
 lint: ## gofumpt, go vet, staticcheck, file lengths, and no path or address of one machine in any file
 	@./scripts/lint.sh

@@ -19,11 +19,21 @@ var floors = map[string]int{
 	"registry":              1,
 	"broker":                1,
 	"account":               2,
+	"dataplan":              2,
+	"media":                 2,
+	"rollout":               2,
 	"webhook":               2,
 	"sqlstore":              3,
 	"hooks":                 3,
 	"partner/idp":           3, // one outside party each, never one another
+	"partner/eiotclub":      3,
 	"partner/mail":          3,
+	"partner/stripepay":     3,
+	"standin":               3,
+	"standin/carrier":       3,
+	"standin/stripe":        3,
+	"partner/kvs":           3,
+	"standin/aws":           3, // in an outside party's place, for demonstrations and tests
 	"httpapi":               4,
 	"cmd/devicecloud/app":   5,
 	"cmd/devicecloud":       6, // main, above the program that it starts

@@ -38,7 +38,10 @@ CREATE TABLE devices (
     first_seen        BIGINT,
     provisioned_at    BIGINT,
     created_at        BIGINT NOT NULL,
-    updated_at        BIGINT NOT NULL
+    updated_at        BIGINT NOT NULL,
+    reset_hash        BYTEA,                           -- of the last report of a factory reset: the same one counts once
+    max_packet_size   INTEGER,                         -- the largest packet that the firmware takes, as it said; null: 1024
+    hardware          TEXT                             -- what it is built as, as the factory or else the device says
 );
 CREATE INDEX idx_devices_version ON devices (firmware_version);
 
@@ -161,11 +164,13 @@ CREATE TABLE invitations (
     invited_by    TEXT NOT NULL,  -- id of a person or of staff
     created_at    BIGINT NOT NULL,
     expires_at    BIGINT NOT NULL,
+    mail_at       BIGINT,         -- when its mail is to be sent, or sent again; null: it was, or none is
     UNIQUE (device_no, kind, email)
 );
 CREATE UNIQUE INDEX idx_invitations_transfer ON invitations (device_no) WHERE kind = 'transfer';
 CREATE INDEX idx_invitations_email ON invitations (email, invitation_id);
 CREATE INDEX idx_invitations_expiry ON invitations (expires_at);
+CREATE INDEX idx_invitations_mail ON invitations (mail_at) WHERE mail_at IS NOT NULL;
 
 -- Claims that wait for their device, by SHA-256 of the pairing code or the challenge.
 -- Rows are deleted an hour after they have expired.
@@ -204,9 +209,12 @@ CREATE TABLE device_entitlements (
     ends_at        BIGINT,   -- null: never
     history_days   INTEGER,  -- how far back a recording may be played; null: no limit
     granted_by     TEXT,     -- the actor of a grant
-    created_at     BIGINT NOT NULL
+    created_at     BIGINT NOT NULL,
+    purchase_id    TEXT,     -- of a plan: what was bought
+    suspended_at   BIGINT    -- while the money for it is in doubt
 );
 CREATE UNIQUE INDEX idx_entitlements_trial ON device_entitlements (device_no, capability) WHERE source = 'trial';
+CREATE UNIQUE INDEX idx_entitlements_purchase ON device_entitlements (purchase_id, capability) WHERE purchase_id IS NOT NULL;
 CREATE INDEX idx_entitlements_device ON device_entitlements (device_no, capability);
 
 -- Order lines: which MAC was sold to which e-mail. A line links once. [seed 003 4.4]
@@ -396,10 +404,10 @@ CREATE INDEX idx_commands_due ON device_commands (due_at) WHERE finished_at IS N
 CREATE INDEX idx_commands_finished ON device_commands (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX idx_commands_issuer ON device_commands (issuer);
 
--- Rates of commands, of all nodes together: for each bucket the time at which it will
--- be full again. A row in the past says nothing.
+-- Rates of commands and of mails about invitations, of all nodes together: for each
+-- bucket the time at which it will be full again. A row in the past says nothing.
 CREATE TABLE command_rates (
-    bucket  TEXT PRIMARY KEY,  -- user:..., device:..., type:...
+    bucket  TEXT PRIMARY KEY,  -- user:..., device:..., type:..., mail:<SHA-256 of the address or of who invites>
     full_at BIGINT NOT NULL
 );
 CREATE INDEX idx_command_rates_full ON command_rates (full_at);
@@ -466,3 +474,335 @@ CREATE INDEX idx_webhook_deliveries_order ON webhook_deliveries (endpoint_no, de
 CREATE INDEX idx_webhook_deliveries_status ON webhook_deliveries (endpoint_no, status, event_id);
 CREATE INDEX idx_webhook_deliveries_finished ON webhook_deliveries (finished_at) WHERE finished_at IS NOT NULL;
 CREATE INDEX idx_webhook_deliveries_created ON webhook_deliveries (created_at);
+
+-- Data plans: what is sold for the SIM card of a device. terms is the plan as JSON.
+CREATE TABLE data_plans (
+    plan_id    TEXT PRIMARY KEY,
+    terms      TEXT NOT NULL,
+    from_file  BOOLEAN NOT NULL DEFAULT FALSE,  -- of DATA_PLANS_FILE: only the file changes it
+    retired    BOOLEAN NOT NULL DEFAULT FALSE,  -- not sold any more
+    created_at BIGINT NOT NULL,
+    updated_at BIGINT NOT NULL
+);
+
+-- One plan bought for one SIM. It names device and person by value and outlives both.
+-- stage moves along one table; status is what follows from it and from the facts beside:
+-- payments, disputes, periods, hold. [contracts E.4]
+CREATE TABLE data_plan_purchases (
+    purchase_id              TEXT PRIMARY KEY CHECK (length(purchase_id) = 32),
+    user_id                  TEXT NOT NULL,
+    device_id                TEXT NOT NULL,
+    iccid                    TEXT NOT NULL,
+    plan_id                  TEXT NOT NULL,
+    terms                    TEXT NOT NULL,    -- the plan as it was bought, JSON
+    amount                   BIGINT NOT NULL,  -- the price, in the currency's smallest unit
+    currency                 TEXT NOT NULL,
+    stage                    TEXT NOT NULL CHECK (stage IN ('PENDING', 'CANCELED', 'FAILED', 'PAID',
+        'PENDING_ASSIGNMENT', 'ORDERING', 'ACTIVE', 'EXPIRED')),
+    status                   TEXT NOT NULL,
+    version                  BIGINT NOT NULL DEFAULT 0,
+    idempotency_key          TEXT NOT NULL,
+    stripe_session_id        TEXT UNIQUE,
+    checkout_url             TEXT,
+    expires_at               BIGINT NOT NULL,  -- of the checkout
+    closed_at                BIGINT,           -- of the checkout; null: it may be paid
+    stripe_payment_intent_id TEXT UNIQUE,
+    stripe_subscription_id   TEXT UNIQUE,
+    paid_at                  BIGINT,
+    held_at                  BIGINT,
+    hold_reason              TEXT,
+    resumed_at               BIGINT,
+    active_at                BIGINT,           -- when the carrier's package began
+    active_until             BIGINT,
+    ended_at                 BIGINT,           -- of a subscription: it will not be renewed
+    out_trade_no             TEXT NOT NULL UNIQUE CHECK (length(out_trade_no) <= 32),
+    carrier_order_id         TEXT,
+    created_at               BIGINT NOT NULL,
+    updated_at               BIGINT NOT NULL,
+    UNIQUE (user_id, idempotency_key)
+);
+CREATE UNIQUE INDEX idx_purchases_open ON data_plan_purchases (iccid, plan_id) WHERE closed_at IS NULL;
+CREATE INDEX idx_purchases_user ON data_plan_purchases (user_id, purchase_id);
+CREATE INDEX idx_purchases_device ON data_plan_purchases (device_id, purchase_id);
+CREATE INDEX idx_purchases_status ON data_plan_purchases (status, purchase_id);
+CREATE INDEX idx_purchases_stage ON data_plan_purchases (stage, purchase_id);
+
+-- What is known of payments at the provider, also of those whose purchase is not known
+-- yet: a refund may be reported before the payment.
+CREATE TABLE data_plan_payments (
+    payment_intent_id TEXT PRIMARY KEY,
+    purchase_id       TEXT,
+    refunded          BIGINT NOT NULL DEFAULT 0,
+    complete          BOOLEAN NOT NULL DEFAULT FALSE,  -- all of it was refunded
+    created_at        BIGINT NOT NULL
+);
+CREATE INDEX idx_payments_purchase ON data_plan_payments (purchase_id);
+CREATE INDEX idx_payments_unmatched ON data_plan_payments (created_at) WHERE purchase_id IS NULL;
+
+-- Payments that the buyer's bank takes back, or tries to.
+CREATE TABLE data_plan_disputes (
+    dispute_id        TEXT PRIMARY KEY,
+    payment_intent_id TEXT NOT NULL,
+    closed            BOOLEAN NOT NULL DEFAULT FALSE,
+    won               BOOLEAN NOT NULL DEFAULT FALSE,
+    created_at        BIGINT NOT NULL
+);
+CREATE INDEX idx_disputes_payment ON data_plan_disputes (payment_intent_id);
+
+-- The periods of subscriptions, one for each invoice.
+CREATE TABLE data_plan_periods (
+    invoice_id             TEXT PRIMARY KEY,
+    purchase_id            TEXT,
+    stripe_subscription_id TEXT,
+    payment_intent_id      TEXT,
+    paid                   BOOLEAN NOT NULL,
+    amount                 BIGINT NOT NULL,
+    currency               TEXT NOT NULL,
+    starts_at              BIGINT,
+    ends_at                BIGINT,
+    created_at             BIGINT NOT NULL
+);
+CREATE INDEX idx_periods_purchase ON data_plan_periods (purchase_id);
+CREATE INDEX idx_periods_subscription ON data_plan_periods (stripe_subscription_id);
+
+-- The payment provider's events that were taken, so that a duplicate has no effect.
+CREATE TABLE stripe_events (
+    event_id    TEXT PRIMARY KEY,
+    type        TEXT NOT NULL,
+    created     BIGINT NOT NULL,
+    api_version TEXT,
+    received_at BIGINT NOT NULL,
+    outcome     TEXT NOT NULL
+);
+CREATE INDEX idx_stripe_events_received ON stripe_events (received_at);
+
+-- SIM cards. The numbers are a person's data: they leave in full for the scope admin:sim
+-- alone. [contracts E]
+CREATE TABLE sim_cards (
+    sim_id       BIGINT PRIMARY KEY,
+    iccid        TEXT NOT NULL UNIQUE,
+    eid          TEXT,
+    imsi         TEXT,
+    msisdn       TEXT,
+    device_no    INTEGER UNIQUE REFERENCES devices (device_no) ON DELETE SET NULL,
+    status       TEXT NOT NULL CHECK (status IN ('inactive', 'active', 'suspended', 'exhausted', 'expired', 'retired')),
+    status_at    BIGINT NOT NULL,  -- when the carrier said so: what it said before changes nothing
+    used_mb      BIGINT,           -- of the running package; null: not known
+    total_mb     BIGINT,           -- of the running package; null: not known, or no limit
+    usage_at     BIGINT,
+    plan         TEXT,             -- name of the plan whose package runs, or ran last
+    plan_ends_at BIGINT,
+    alert_type   INTEGER,          -- the last alert of the carrier since the package began
+    alert_value  TEXT,
+    alert_at     BIGINT,
+    refreshed_at BIGINT,           -- when the carrier was asked last
+    created_at   BIGINT NOT NULL,
+    updated_at   BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX idx_sims_eid ON sim_cards (eid) WHERE eid IS NOT NULL;
+CREATE UNIQUE INDEX idx_sims_imsi ON sim_cards (imsi) WHERE imsi IS NOT NULL;
+CREATE INDEX idx_sims_refreshed ON sim_cards (refreshed_at) WHERE device_no IS NOT NULL;
+
+-- Orders at the carrier, one for each purchase. A request that may have arrived has
+-- sent_at: before another one the carrier is asked what it has. [contracts E.4]
+CREATE TABLE carrier_orders (
+    purchase_id TEXT PRIMARY KEY REFERENCES data_plan_purchases (purchase_id),
+    iccid       TEXT NOT NULL,
+    attempts    INTEGER NOT NULL DEFAULT 0,  -- requests that were sent, or may have been
+    sent_at     BIGINT,                      -- of the last of them
+    due_at      BIGINT NOT NULL,             -- when it is looked at next
+    lease_until BIGINT NOT NULL,             -- somebody works on it until then
+    taken_at    BIGINT,                      -- the carrier has the order
+    refunded_at BIGINT,                      -- the carrier gave the money back
+    problem     TEXT                         -- what went wrong last
+);
+
+-- The carrier's notifications that were taken, so that a duplicate has no effect.
+-- [contracts E.3]
+CREATE TABLE carrier_events (
+    provider       TEXT NOT NULL,
+    event_id       TEXT NOT NULL,
+    event          TEXT NOT NULL,
+    iccid          TEXT,
+    payload_sha256 BYTEA NOT NULL,    -- without what a repetition signs anew
+    outcome        TEXT NOT NULL CHECK (outcome IN ('handled', 'repeated', 'stale', 'refused', 'ignored', 'unmatched')),
+    notice         TEXT,              -- of one that nothing matched yet, JSON
+    received_at    BIGINT NOT NULL,
+    processed_at   BIGINT NOT NULL,
+    PRIMARY KEY (provider, event_id)
+);
+CREATE INDEX idx_carrier_events_unmatched ON carrier_events (received_at) WHERE outcome = 'unmatched';
+CREATE INDEX idx_carrier_events_received ON carrier_events (received_at);
+
+-- What notifications have done: another one that would do the same does nothing.
+CREATE TABLE carrier_effects (
+    effect   TEXT PRIMARY KEY,  -- refund:ORDER, effective:ICCID:ORDER
+    event_id TEXT NOT NULL,
+    taken_at BIGINT NOT NULL
+);
+-- What a device's video is called at AWS. No two devices have the same stream, channel
+-- or thing: the people of one would watch the other.
+CREATE TABLE device_videos (
+    device_no    INTEGER PRIMARY KEY REFERENCES devices (device_no) ON DELETE CASCADE,
+    stream_name  TEXT UNIQUE,
+    stream_arn   TEXT UNIQUE,
+    channel_name TEXT UNIQUE,
+    channel_arn  TEXT UNIQUE,
+    thing_name   TEXT UNIQUE,
+    updated_at   BIGINT NOT NULL
+);
+
+-- The viewers that people were given an address or credentials for, for as long as one
+-- may be watching: whoever loses access meanwhile is ended by a command to the device.
+-- A person is named, not referred to: an erased one may be watching too.
+CREATE TABLE video_viewers (
+    viewer_no  BIGINT PRIMARY KEY,
+    device_no  INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    user_id    TEXT NOT NULL,
+    client_id  TEXT NOT NULL UNIQUE,  -- of signalling
+    vended_at  BIGINT NOT NULL,
+    live_until BIGINT NOT NULL        -- nobody can be watching by it after
+);
+CREATE INDEX idx_viewers_device ON video_viewers (device_no);
+CREATE INDEX idx_viewers_live ON video_viewers (live_until);
+
+-- When devices were given credentials of AWS, for the limits of a minute and a day. The
+-- credentials are kept nowhere.
+CREATE TABLE device_vends (
+    vend_no   BIGINT PRIMARY KEY,
+    device_no INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    vended_at BIGINT NOT NULL
+);
+CREATE INDEX idx_vends_device ON device_vends (device_no, vended_at);
+
+-- Events of devices that the outside has sent, to know each again. What happened is in
+-- device_events under the same id, for as long as that is kept.
+CREATE TABLE iot_events (
+    event_id    BIGINT PRIMARY KEY,
+    device_no   INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    sender_id   TEXT,                  -- event_id, as the sender calls it
+    type        TEXT NOT NULL,
+    occurred_at BIGINT NOT NULL,
+    received_at BIGINT NOT NULL,
+    dedup_key   BYTEA NOT NULL UNIQUE, -- SHA-256 of sender_id, or of the event itself
+    body_hash   BYTEA NOT NULL,        -- SHA-256 of the event itself
+    source      TEXT NOT NULL          -- id of the key that signed it
+);
+CREATE INDEX idx_iot_events_device ON iot_events (device_no, sender_id);
+CREATE INDEX idx_iot_events_received ON iot_events (received_at);
+
+-- The minutes in which a key, or whoever claimed to have it, has an audit row of a
+-- reason: one is enough. Rows are deleted after an hour.
+CREATE TABLE ingest_audits (
+    key_id TEXT NOT NULL,
+    reason TEXT NOT NULL,
+    minute BIGINT NOT NULL,  -- since 1970
+    PRIMARY KEY (key_id, reason, minute)
+);
+CREATE INDEX idx_ingest_audits_minute ON ingest_audits (minute);
+
+-- What a model has seen in the picture of an event, and the queue of those it is still to
+-- look at. A claim is taken before the model is asked, so that it is paid once.
+CREATE TABLE event_classifications (
+    event_id      BIGINT NOT NULL REFERENCES device_events (event_id) ON DELETE CASCADE,
+    model_id      TEXT NOT NULL,
+    device_no     INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    status        TEXT NOT NULL CHECK (status IN ('waiting', 'running', 'done', 'failed')),
+    attempts      INTEGER NOT NULL DEFAULT 0,
+    claim         BIGINT NOT NULL DEFAULT 0,  -- of who is at it; the fence of its end
+    due_at        BIGINT,                     -- waiting: when to begin; running: when the claim lapses
+    label         TEXT,
+    confidence    INTEGER,                    -- thousandths
+    summary       TEXT,
+    error         TEXT,                       -- why it failed
+    created_at    BIGINT NOT NULL,
+    classified_at BIGINT,
+    PRIMARY KEY (event_id, model_id),
+    CHECK ((due_at IS NULL) = (status IN ('done', 'failed'))),
+    CHECK ((classified_at IS NULL) = (status <> 'done'))
+);
+CREATE INDEX idx_classifications_due ON event_classifications (due_at) WHERE due_at IS NOT NULL;
+CREATE INDEX idx_classifications_device ON event_classifications (device_no, event_id);
+
+-- How often a model was asked about a device on a day (UTC).
+CREATE TABLE classification_days (
+    device_no INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    day       INTEGER NOT NULL,  -- since 1970
+    calls     INTEGER NOT NULL,
+    PRIMARY KEY (device_no, day)
+);
+CREATE INDEX idx_classification_days_day ON classification_days (day);
+-- Firmware that devices may be updated to. A release never changes: what is wrong is
+-- withdrawn, and made anew.
+CREATE TABLE releases (
+    release_no   INTEGER PRIMARY KEY,
+    release_id   TEXT NOT NULL UNIQUE,
+    version      TEXT NOT NULL,             -- as devices report it
+    hardware     TEXT NOT NULL DEFAULT '',  -- space separated: what it is for; '': any
+    url          TEXT NOT NULL,
+    sha256       TEXT NOT NULL CHECK (length(sha256) = 64),
+    min_rssi     INTEGER,                   -- dBm; null: any
+    notes        TEXT NOT NULL DEFAULT '',
+    withdrawn_at BIGINT,
+    created_by   TEXT NOT NULL,             -- the actor
+    created_at   BIGINT NOT NULL
+);
+CREATE UNIQUE INDEX idx_releases_live ON releases (version, hardware) WHERE withdrawn_at IS NULL;
+
+-- The bringing of a release to devices. Who is in it is decided while the fleet is
+-- walked, in order of device_no, as far as planned_after. succeeded and failed count
+-- results since the rollout began, the base_ columns those before it was last resumed
+-- from a halt: the failure threshold looks at the difference.
+CREATE TABLE rollouts (
+    rollout_no      INTEGER PRIMARY KEY,
+    rollout_id      TEXT NOT NULL UNIQUE,
+    release_no      INTEGER NOT NULL REFERENCES releases (release_no),
+    status          TEXT NOT NULL CHECK (status IN ('running', 'paused', 'halted', 'cancelled', 'finished')),
+    percent         INTEGER NOT NULL CHECK (percent BETWEEN 1 AND 100),
+    versions        TEXT NOT NULL DEFAULT '',        -- a JSON list: only devices that run one of them; '': any
+    hardware        TEXT NOT NULL DEFAULT '',        -- a JSON list, likewise
+    listed          BOOLEAN NOT NULL DEFAULT FALSE,  -- the devices were named: the fleet is not walked
+    rate_per_minute INTEGER NOT NULL,
+    max_attempts    INTEGER NOT NULL,
+    timeout_sec     INTEGER NOT NULL,
+    halt_percent    INTEGER NOT NULL,                -- 0: never
+    halt_after      INTEGER NOT NULL,                -- results
+    planned_after   INTEGER NOT NULL DEFAULT 0,
+    paced_until     BIGINT,                          -- the triggers sent so far use up the rate until then
+    succeeded       INTEGER NOT NULL DEFAULT 0,
+    failed          INTEGER NOT NULL DEFAULT 0,
+    base_succeeded  INTEGER NOT NULL DEFAULT 0,
+    base_failed     INTEGER NOT NULL DEFAULT 0,
+    created_by      TEXT NOT NULL,
+    created_at      BIGINT NOT NULL,
+    updated_at      BIGINT NOT NULL,
+    finished_at     BIGINT                           -- of finished and cancelled
+);
+CREATE INDEX idx_rollouts_release ON rollouts (release_no);
+CREATE INDEX idx_rollouts_running ON rollouts (rollout_no) WHERE status = 'running';
+
+-- How far each device of a rollout is. A device has at most one live update.
+CREATE TABLE rollout_devices (
+    rollout_no   INTEGER NOT NULL REFERENCES rollouts (rollout_no) ON DELETE CASCADE,
+    device_no    INTEGER NOT NULL REFERENCES devices (device_no) ON DELETE CASCADE,
+    state        TEXT NOT NULL CHECK (state IN ('pending', 'waiting', 'sent', 'accepted', 'downloading', 'verifying',
+        'confirming', 'succeeded', 'failed', 'skipped', 'cancelled')),
+    reason       TEXT,                         -- why it waits, was skipped or has failed
+    progress     INTEGER NOT NULL DEFAULT 0,   -- percent, as the device says
+    attempt      INTEGER NOT NULL DEFAULT 0,   -- counted from 1
+    sends        INTEGER NOT NULL DEFAULT 0,   -- how often the trigger was handed to a session in this attempt
+    epoch        BIGINT NOT NULL DEFAULT 0,    -- of the connection that it was handed to, or that spoke last
+    from_version TEXT,                         -- what it ran before
+    not_before   BIGINT,                       -- of a waiting one
+    triggered_at BIGINT,                       -- of this attempt
+    said_at      BIGINT,                       -- when the device said that it succeeded
+    due_at       BIGINT,                       -- of a live one: then it has failed
+    finished_at  BIGINT,
+    updated_at   BIGINT NOT NULL,
+    PRIMARY KEY (rollout_no, device_no),
+    CHECK ((finished_at IS NULL) = (state NOT IN ('succeeded', 'failed', 'skipped', 'cancelled')))
+);
+CREATE UNIQUE INDEX idx_rollout_devices_live ON rollout_devices (device_no)
+    WHERE state IN ('sent', 'accepted', 'downloading', 'verifying', 'confirming');
+CREATE INDEX idx_rollout_devices_open ON rollout_devices (rollout_no, device_no) WHERE finished_at IS NULL;
+CREATE INDEX idx_rollout_devices_device ON rollout_devices (device_no, rollout_no);

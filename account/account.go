@@ -27,6 +27,13 @@ type Devices interface {
 	// AccessChanged makes a person's live sessions and streams ask again which devices
 	// they may read; it is called after the commit.
 	AccessChanged(userID string)
+	// InvitationsMoved has a value when a mail about an invitation has become due.
+	InvitationsMoved() <-chan struct{}
+	// TakeInvitationMails takes at most limit invitations whose mails are due, for a
+	// quarter of an hour.
+	TakeInvitationMails(ctx context.Context, limit int) ([]registry.Invitation, error)
+	// InvitationMailed says that the mail of an invitation is sent, or refused for good.
+	InvitationMailed(ctx context.Context, i registry.Invitation) error
 }
 
 // Options configures a Service. Only SigningKey has no usable zero value.
@@ -40,7 +47,7 @@ type Options struct {
 	NextID     func() int64                 // ids of audit rows: the registry's source; default a source of its own
 	Dev        bool                         // enables the login provider "dev"
 	Providers  map[string]Provider          // by the name that an app gives; none needed
-	Mailer     Mailer                       // sends mailed links; nil: there are none
+	Mailer     Mailer                       // sends links and invitations; nil: there are none
 	LinkPage   string                       // URL of the page that a mailed link opens
 	AccessTTL  time.Duration                // life of an access token; default 15 minutes
 	Hash       HashParams                   // cost of a password hash; default m=19 MiB, t=2, p=1

@@ -100,13 +100,19 @@ func (s *slot) giveBack() {
 }
 
 // post sends the mail in the background, for as long as it is worth something.
-func (s *slot) post(m Mail, life time.Duration) {
+func (s *slot) post(m Mail, life time.Duration) { s.postThen(m, life, func() {}) }
+
+// postThen is post, and calls then once the mail is sent or refused for good; not when it
+// is given up.
+func (s *slot) postThen(m Mail, life time.Duration, then func()) {
 	s.used = true
 	ctx, cancel := context.WithTimeout(s.box.over, life)
 	go func() {
 		defer s.box.done()
 		defer cancel()
-		s.box.deliver(ctx, m)
+		if s.box.deliver(ctx, m) {
+			then()
+		}
 	}()
 }
 
@@ -115,21 +121,21 @@ func (p *postbox) done() {
 	p.mails.Done()
 }
 
-// deliver tries until the mail is taken, refused, or worth nothing any more. When the
-// postbox closes, it tries once more without a pause.
-func (p *postbox) deliver(ctx context.Context, m Mail) {
+// deliver tries until the mail is taken or refused, which is settled, or worth nothing any
+// more. When the postbox closes, it tries once more without a pause.
+func (p *postbox) deliver(ctx context.Context, m Mail) (settled bool) {
 	for pause := firstPause; ; pause = min(2*pause, longerPause) {
 		last := p.isClosing()
 		err := p.try(ctx, m)
 		switch {
 		case err == nil:
-			return
+			return true
 		case errors.Is(err, ErrMailRefused):
 			p.log.Warn("a mail was refused", "error", err)
-			return
+			return true
 		case last || ctx.Err() != nil:
 			p.log.Error("a mail was given up", "error", err)
-			return
+			return false
 		}
 		p.log.Warn("a mail could not be sent; it is tried again", "pause", pause, "error", err)
 		timer := time.NewTimer(pause)

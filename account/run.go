@@ -3,6 +3,7 @@ package account
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 )
 
@@ -19,8 +20,8 @@ const (
 	linkRetention = 24 * time.Hour
 )
 
-// Run does the recurring work of the domain until ctx ends: it follows the signing
-// keys and what other processes revoke, deletes what has expired, and forgets
+// Run does the recurring work of the domain until ctx ends: it mails invitations, follows
+// the signing keys and what other processes revoke, deletes what has expired, and forgets
 // revocations that are not needed any more. It returns when the followers that were
 // called have returned too.
 func (s *Service) Run(ctx context.Context) {
@@ -28,6 +29,11 @@ func (s *Service) Run(ctx context.Context) {
 	defer look.Stop()
 	defer purge.Stop()
 	defer s.revocation.wait()
+	if s.mail != nil {
+		var mails sync.WaitGroup
+		defer mails.Wait()
+		mails.Go(func() { s.mailInvitations(ctx) })
+	}
 	for {
 		var err error
 		select {

@@ -81,7 +81,7 @@ const AudienceService = "service"
 // they are kept.
 var serviceScopes = []string{
 	registry.ScopeDeviceRead, registry.ScopeDeviceControl, registry.ScopeDeviceConfigure, registry.ScopeConfigWrite,
-	registry.ScopeDeviceEnroll, registry.ScopeOrderWrite,
+	registry.ScopeDeviceEnroll, registry.ScopeOrderWrite, registry.ScopeSIM,
 }
 
 // parseScopes puts scopes in order, each once; ErrInvalidScope when one is not among

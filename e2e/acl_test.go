@@ -274,6 +274,7 @@ func (x *impostor) judge(a act, err error) (bool, error) {
 }
 
 func TestNoFormOfATopicSpeaksOrHearsAsAnotherDevice(t *testing.T) {
+	t.Parallel()
 	rng := seeded(t)
 	c := Start(t, Options{Env: map[string]string{"LOG_LEVEL": "info"}})
 	admin := c.AdminToken()
@@ -364,6 +365,7 @@ func TestNoFormOfATopicSpeaksOrHearsAsAnotherDevice(t *testing.T) {
 }
 
 func TestPeopleHearTheirOwnDevicesOnly(t *testing.T) {
+	t.Parallel()
 	rng := seeded(t)
 	c := Start(t, Options{Env: map[string]string{"LOG_LEVEL": "info"}})
 	admin := c.AdminToken()

@@ -393,6 +393,7 @@ var journeys = []struct {
 // and then searches the log, the metrics, the answers and all bytes of the database
 // for each of them, in every form.
 func TestNoSecretLeavesTheProgram(t *testing.T) {
+	t.Parallel()
 	v := embark(t)
 	for _, j := range journeys {
 		said := len(v.Log())
@@ -411,6 +412,7 @@ func TestNoSecretLeavesTheProgram(t *testing.T) {
 // TestTheSweepFindsALeakOfTheProgram leaks secrets on purpose, through everything that
 // is searched.
 func TestTheSweepFindsALeakOfTheProgram(t *testing.T) {
+	t.Parallel()
 	v := embark(t)
 	d, hash := v.factory()
 	v.send("POST", "/admin/enroll", v.admin, object{"mac_address": d.MAC, "device_secret_hash": hash})

@@ -374,6 +374,7 @@ func (p *echoingMailServer) letters() string {
 // TestNoSecretLeavesThroughMail walks the mailed links with a mail server that takes,
 // refuses and repeats what it is told.
 func TestNoSecretLeavesThroughMail(t *testing.T) {
+	t.Parallel()
 	office, secrets := newEchoingMailServer(t), newCanaries()
 	password := secrets.plant("the password of SMTP_URL", "smtp+/"+rand.Text())
 	secrets.plant("the login of SMTP_URL", base64.StdEncoding.EncodeToString([]byte("\x00cloud\x00"+password)))
@@ -424,6 +425,7 @@ func TestNoSecretLeavesThroughMail(t *testing.T) {
 // TestNoSecretLeavesOnPostgreSQL keeps the registry where the password of DATABASE_URL
 // is needed, and then where it is of no use.
 func TestNoSecretLeavesOnPostgreSQL(t *testing.T) {
+	t.Parallel()
 	secrets := newCanaries()
 	at, err := url.Parse(postgres.URL(t))
 	if err != nil {

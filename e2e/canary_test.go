@@ -252,6 +252,7 @@ func (c *Cloud) databaseFiles(t *testing.T) map[string][]byte {
 
 // A search that finds nothing proves nothing unless it finds what is there.
 func TestTheSweepFindsASecretInEveryForm(t *testing.T) {
+	t.Parallel()
 	secret := "Kanari+/" + "\x00\xfe<&\"é" + "-0123456789abcdefghij"
 	s := newCanaries()
 	s.plant("it", secret)

@@ -73,6 +73,7 @@ func (a *authority) issue(commonName string, from, until time.Duration) tls.Cert
 }
 
 func TestClientCertificates(t *testing.T) {
+	t.Parallel()
 	ours, foreign := newAuthority(t, "device CA"), newAuthority(t, "device CA") // the same name, another key
 	caFile := filepath.Join(t.TempDir(), "device-ca.pem")
 	if err := os.WriteFile(caFile, ours.pem, 0o600); err != nil {

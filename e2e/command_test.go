@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -106,6 +105,7 @@ func (m mosquittoDevice) answer(commandID, status string) {
 }
 
 func TestCommandsWithMosquitto(t *testing.T) {
+	t.Parallel()
 	skipWithout(t, "mosquitto_pub", haveProgram("mosquitto_pub") && haveProgram("mosquitto_sub"))
 	c := Start(t, Options{})
 	admin := c.AdminToken()
@@ -201,6 +201,7 @@ func (c *Cloud) configures(d Device, token string) {
 
 // What the simulator's devices do with commands, over the running program.
 func TestCommandsWithTheSimulator(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
 	for i, tc := range []struct{ manner, status, code string }{
@@ -215,31 +216,7 @@ func TestCommandsWithTheSimulator(t *testing.T) {
 			t.Parallel()
 			c := c.For(t)
 			owner := c.UserToken(tc.manner + "@example.com")
-			sim := exec.Command(Binary(t, "firmware-sim"), "--devices", "1", "--url", "mqtts://"+c.MQTTS(), "--ca", c.CA(), "--api", c.API(),
-				"--owner", owner.Email, "--seed", fmt.Sprint(100+i), "--commands", tc.manner, "--command-time", "1s", "--interval", "500ms",
-				"--state", filepath.Join(t.TempDir(), "state"), "--mqtt", []string{"3.1.1", "5"}[i%2])
-			sim.Env = append(sim.Environ(), "ADMIN_EMAIL="+adminEmail, "ADMIN_PASSWORD="+adminPassword)
-			if err := sim.Start(); err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				_ = sim.Process.Kill()
-				_ = sim.Wait()
-			})
-			var d Device
-			Await(t, 30*time.Second, func() bool {
-				var mine struct {
-					Devices []struct {
-						ID     string `json:"device_id"`
-						Online bool
-					}
-				}
-				c.Get("/api/devices", owner.Token, &mine)
-				if len(mine.Devices) == 1 && mine.Devices[0].Online {
-					d.ID = mine.Devices[0].ID
-				}
-				return d.ID != ""
-			}, func() string { return "the simulated device does not come" })
+			d := c.simulated(t, owner, 100+i, "--commands", tc.manner, "--command-time", "1s", "--mqtt", []string{"3.1.1", "5"}[i%2])
 			v := c.send(d, owner.Token, "r1", "identify", map[string]any{"wait": 20})
 			if v.Status != tc.status || v.Code != tc.code {
 				t.Errorf("%+v", v)
@@ -268,6 +245,7 @@ func TestCommandsWithTheSimulator(t *testing.T) {
 }
 
 func TestRacingRequestsMakeOneCommand(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
 	d := c.EnrollAs(admin)

@@ -121,6 +121,7 @@ func (d *demoRun) command(words ...string) string {
 }
 
 func TestDemoJourney(t *testing.T) {
+	t.Parallel()
 	skipWithout(t, "mosquitto_sub", haveProgram("mosquitto_sub"))
 	skipWithout(t, "curl", haveProgram("curl"))
 	dir := t.TempDir()
@@ -221,6 +222,7 @@ func checkDemo(t *testing.T, d *demoRun) {
 }
 
 func TestDemoWithoutDevices(t *testing.T) {
+	t.Parallel()
 	d := startDemo(t, t.TempDir(), map[string]string{"SIM": "0"})
 	if !strings.Contains(d.text, "without devices") {
 		t.Errorf("it says:\n%s", d.text)
@@ -231,6 +233,7 @@ func TestDemoWithoutDevices(t *testing.T) {
 }
 
 func TestDemoSaysWhatIsWrong(t *testing.T) {
+	t.Parallel()
 	t.Run("when a port is taken", func(t *testing.T) {
 		taken, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

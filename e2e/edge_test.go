@@ -313,6 +313,7 @@ func writePEM(t *testing.T, kind string, der []byte, file string) {
 }
 
 func TestTLS(t *testing.T) {
+	t.Parallel()
 	ca := newAuthority(t, "server CA")
 	dir := t.TempDir()
 	certFile, keyFile := filepath.Join(dir, "server.pem"), filepath.Join(dir, "server-key.pem")
@@ -402,6 +403,7 @@ func TestTLS(t *testing.T) {
 }
 
 func TestPlainTextIsOffOutsideDevMode(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	ca := newAuthority(t, "server CA")
 	serverPair(t, ca, 1, filepath.Join(dir, "c.pem"), filepath.Join(dir, "k.pem"))

@@ -287,6 +287,7 @@ func (c *Cloud) lockRegistry(t *testing.T) (release func()) {
 }
 
 func TestRegistryLockedFromOutsideHoldsBackEveryPUBACK(t *testing.T) {
+	t.Parallel()
 	const locked, clients = 10 * time.Second, 60
 	rng := seeded(t)
 	c := Start(t, Options{Process: true, Shipped: true, Env: map[string]string{"LOG_LEVEL": "info"}})

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"sync"
@@ -102,13 +103,37 @@ func tellTelemetry(t *testing.T, device *mqttwire.Client, d Device, n int) {
 	}
 }
 
-// TestAHousehold buys a device, sets it up, shares it, takes the share back, shares it
-// for a while, and gives the device away, as apps and devices do.
+// obey takes one command and says that it is done.
+func obey(device *mqttwire.Client, d Device) error {
+	if _, err := device.Subscribe(mqttwire.Filter{Topic: d.Topic("command/+"), QoS: 1}); err != nil {
+		return err
+	}
+	p, err := device.Next(stretch * 5 * time.Second)
+	if err != nil {
+		return fmt.Errorf("no command comes: %w", err)
+	}
+	var command struct {
+		ID string `json:"command_id"`
+	}
+	if err := json.Unmarshal(p.Payload, &command); err != nil {
+		return err
+	}
+	answer := fmt.Appendf(nil, `{"command_id":%q,"status":"succeeded"}`, command.ID)
+	_, err = device.Publish(mqttwire.Message{Topic: d.Topic("command/response"), Payload: answer, QoS: 1})
+	return err
+}
+
+// TestAHousehold buys a device, sets it up, shares it, takes the share back, commands
+// it, shares it for a while, and gives the device away, as apps and devices do.
 func TestAHousehold(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	d := c.Enroll()
 	buyer, guest, heir := c.UserToken("buyer@example.com"), c.UserToken("guest@example.com"), c.UserToken("heir@example.com")
-	c.Sell(d, buyer.Email)
+	orders := "order_id,user_email,device_mac,shipped_at\n1001," + buyer.Email + "," + d.MAC + ",2026-01-02T03:04:05Z\n"
+	if r := c.exchange(t, request{http.MethodPost, "/admin/orders/import", c.AdminToken(), "text/csv", orders}); r.status != http.StatusOK {
+		t.Fatalf("the orders: %d %s", r.status, r.body)
+	}
 	device := c.open(t, deviceHello(d, mqttwire.V311))
 	if err := exchange(device, d); err != nil {
 		t.Fatal(err)
@@ -137,6 +162,27 @@ func TestAHousehold(t *testing.T) {
 		w.deaf(t, began, device, d)
 		if r := c.roleOf(t, guest, d); r != "" {
 			t.Errorf("the guest is %q", r)
+		}
+	})
+	t.Run("whom it is shared with to look may not command it, and the owner has an answer at once", func(t *testing.T) {
+		share(object{})
+		ask := func(u User) (status int, v commandView) {
+			status = c.For(t).Do(http.MethodPost, "/api/devices/"+d.ID+"/commands", u.Token, object{"requestId": "find", "type": "identify", "wait": 25}, &v)
+			return status, v
+		}
+		if status, v := ask(guest); status != http.StatusForbidden || v.Error != "insufficient_role" {
+			t.Errorf("the guest's command: %d %+v", status, v)
+		}
+		done := make(chan error, 1)
+		go func() { done <- obey(device, d) }()
+		if status, v := ask(buyer); status != http.StatusOK || v.Status != "succeeded" || v.RequestID != "find" {
+			t.Errorf("the owner's command: %d %+v", status, v)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if status := c.Do(http.MethodDelete, "/api/devices/"+d.ID+"/shares/"+guest.ID, buyer.Token, nil, nil); status != http.StatusOK {
+			t.Fatalf("revoked: %d", status)
 		}
 	})
 	t.Run("a share begins and ends by itself, within a second", func(t *testing.T) {
@@ -189,6 +235,7 @@ func TestAHousehold(t *testing.T) {
 
 // Whatever people ask for at once, the device keeps exactly one owner.
 func TestTheOwnerNeverVanishes(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
 	d := c.EnrollAs(admin)
@@ -244,6 +291,7 @@ func (c *Cloud) atOnce(n int, ask func(i int) (path, token string, body any)) ma
 }
 
 func TestClaimsRace(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Env: map[string]string{"MAX_DEVICES_PER_USER": "50"}})
 	admin := c.AdminToken()
 	labelled := func(index int) Device {
@@ -295,6 +343,7 @@ func TestClaimsRace(t *testing.T) {
 // TestTheSimulatorIsClaimed lets the simulator's firmware present a pairing code, and
 // then press its button.
 func TestTheSimulatorIsClaimed(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin, u := c.AdminToken(), c.UserToken("owner@example.com")
 	play := func(t *testing.T, index int, life fleet.Behaviour) Device {

@@ -195,6 +195,7 @@ func (c *Cloud) once(path string, body map[string]string) int64 {
 }
 
 func TestLoginByAnOpenIDProvider(t *testing.T) {
+	t.Parallel()
 	p := startOpenID(t)
 	c := Start(t, Options{Env: map[string]string{
 		"OIDC_GOOGLE_ISSUER": p.issuer, "OIDC_GOOGLE_CLIENT_IDS": "app.android,app.ios", "OIDC_APPLE_ISSUER": p.issuer, "OIDC_APPLE_CLIENT_IDS": "app.ios",
@@ -268,6 +269,7 @@ func TestLoginByAnOpenIDProvider(t *testing.T) {
 }
 
 func TestKeysOfAnOpenIDProviderChange(t *testing.T) {
+	t.Parallel()
 	p := startOpenID(t)
 	c := Start(t, Options{Env: map[string]string{"OIDC_GOOGLE_ISSUER": p.issuer, "OIDC_GOOGLE_CLIENT_IDS": "app.ios"}})
 	login := func(token string) int {
@@ -298,6 +300,7 @@ func TestKeysOfAnOpenIDProviderChange(t *testing.T) {
 }
 
 func TestLoginByWeChat(t *testing.T) {
+	t.Parallel()
 	const secret = "0123456789abcdef-the-app-secret"
 	var mu sync.Mutex
 	used := map[string]bool{}

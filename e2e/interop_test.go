@@ -47,6 +47,7 @@ func run(t *testing.T, name string, args ...string) string {
 }
 
 func TestMosquittoClients(t *testing.T) {
+	t.Parallel()
 	skipWithout(t, "mosquitto_pub", haveProgram("mosquitto_pub") && haveProgram("mosquitto_sub") && haveProgram("mosquitto_rr"))
 	c := Start(t, Options{})
 	admin := c.AdminToken()
@@ -175,6 +176,7 @@ func script(t *testing.T, c *Cloud, d Device, admin, name string, args ...string
 }
 
 func TestPythonPaho(t *testing.T) {
+	t.Parallel()
 	// Debian's interpreter: paho is a package of it.
 	const python = "/usr/bin/python3"
 	skipWithout(t, "python3-paho-mqtt", exec.Command(python, "-c", "import paho.mqtt.client").Run() == nil)
@@ -191,6 +193,7 @@ func TestPythonPaho(t *testing.T) {
 }
 
 func TestMQTTjsOverWebSocket(t *testing.T) {
+	t.Parallel()
 	skipWithout(t, "mqtt.js", haveProgram("node") && exec.Command("node", "-e", "require('./node_modules/mqtt')").Run() == nil)
 	c := Start(t, Options{})
 	admin := c.AdminToken()

@@ -154,6 +154,7 @@ func (l *ledger) table(t *testing.T, name string) (list []string) {
 }
 
 func TestTheLedgerSeesWhatIsCommitted(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Env: map[string]string{"LOG_LEVEL": "warn"}})
 	l := c.openLedger(t)
 	l.mark(t)

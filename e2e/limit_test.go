@@ -11,6 +11,7 @@ import (
 // TestLimitsOfHTTPAreWired gives each limit that counts by something else than the
 // address a burst of two, since loopback is exempt from those by address.
 func TestLimitsOfHTTPAreWired(t *testing.T) {
+	t.Parallel()
 	const two = "1/h:2"
 	for name, tc := range map[string]struct {
 		prepare func(*Cloud) func(n int) *http.Request

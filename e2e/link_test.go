@@ -27,6 +27,7 @@ const (
 
 // TestMailedLinksOverTheWire attacks the links that sign people in. [contracts C.2]
 func TestMailedLinksOverTheWire(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Env: map[string]string{"LOG_LEVEL": "info", "PUBLIC_URL": "http://127.0.0.1:8080"}})
 	t.Run("fetching it beforehand uses nothing up", func(t *testing.T) {
 		token := c.mailedLink(t, "prefetched@example.com")
@@ -105,6 +106,7 @@ func (c *Cloud) outbox(t *testing.T) (mails []string) {
 }
 
 func TestMailedLinksAreLimitedByAddressee(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Env: map[string]string{"LOG_LEVEL": "info", "LIMIT_MAGIC_LINKS_PER_EMAIL": "5/h:5"}})
 	c.UserToken("known@example.com")
 	for _, email := range []string{"known@example.com", "unknown@example.com"} {

@@ -137,6 +137,7 @@ func (c *Cloud) show(body map[string]string) (int, identity) {
 }
 
 func TestMailedLinks(t *testing.T) {
+	t.Parallel()
 	office, address := openPostOffice(t, "")
 	c := Start(t, Options{Env: map[string]string{"SMTP_URL": "smtp://" + address, "MAIL_FROM": "Devices <no-reply@example.com>", "PUBLIC_URL": publicURL + "/"}})
 	next := func(t *testing.T, p phone, email string) string {
@@ -209,6 +210,7 @@ func TestMailedLinks(t *testing.T) {
 // TestThePageOfALinkOpensTheApp runs the page's script as a browser does, with the
 // few objects of one that it touches.
 func TestThePageOfALinkOpensTheApp(t *testing.T) {
+	t.Parallel()
 	skipWithout(t, "node", haveProgram("node"))
 	c := Start(t, Options{Env: map[string]string{"APP_LINK_URL": `acme.app://auth/magic?a="b"&c=<d>`}})
 	status, page, err := c.request(http.MethodGet, "/auth/magic", "", nil)
@@ -239,6 +241,7 @@ func TestThePageOfALinkOpensTheApp(t *testing.T) {
 }
 
 func TestAMailWaitsForItsServer(t *testing.T) {
+	t.Parallel()
 	// An address at which nobody listens yet.
 	reserved, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -266,6 +269,7 @@ func TestAMailWaitsForItsServer(t *testing.T) {
 }
 
 func TestAMailOverAServerThatOthersWrote(t *testing.T) {
+	t.Parallel()
 	// Debian's interpreter: aiosmtpd is a package of it.
 	const python = "/usr/bin/python3"
 	skipWithout(t, "python3-aiosmtpd", exec.Command(python, "-c", "import aiosmtpd").Run() == nil)
@@ -292,6 +296,7 @@ func TestAMailOverAServerThatOthersWrote(t *testing.T) {
 }
 
 func TestInDevModeMailsAreFiles(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Process: true})
 	p := newPhone()
 	c.requestLink(p, "ann@example.com")
@@ -314,6 +319,7 @@ func TestInDevModeMailsAreFiles(t *testing.T) {
 }
 
 func TestOutsideDevModeThereAreNoLinksWithoutAMailServer(t *testing.T) {
+	t.Parallel()
 	s := newSite(t)
 	c := Start(t, Options{Production: true, TLS: s.client(), Env: s.settings(t)})
 	var answer identity

@@ -13,6 +13,7 @@ import (
 // ended to every route that asks who it is: each answers as to nobody, byte by byte,
 // and does nothing.
 func TestDeadTokensAreNobodysEverywhere(t *testing.T) {
+	t.Parallel()
 	th := openTheatre(t)
 	s := th.build(t)
 	admin := th.staffToken(t, "admin")

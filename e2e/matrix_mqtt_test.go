@@ -50,6 +50,7 @@ func (s *stage) hello(t *testing.T, actor string, v mqttwire.Version) mqttwire.C
 // TestMQTTReadsByTheSameMatrix subscribes as each of the cast to each topic of each
 // target: what HTTP shows of a device, MQTT delivers, and nothing else.
 func TestMQTTReadsByTheSameMatrix(t *testing.T) {
+	t.Parallel()
 	th := openTheatre(t)
 	s := th.build(t)
 	targets := nouns["/api/devices/"].targets
@@ -89,6 +90,7 @@ func TestMQTTReadsByTheSameMatrix(t *testing.T) {
 // TestStreamsOpenByTheSameMatrix opens the event stream of each target as each of the
 // cast.
 func TestStreamsOpenByTheSameMatrix(t *testing.T) {
+	t.Parallel()
 	th := openTheatre(t)
 	s := th.build(t)
 	r, n := readRule(t)
@@ -106,6 +108,7 @@ func TestStreamsOpenByTheSameMatrix(t *testing.T) {
 // TestMessagesAreDeliveredByTheSameMatrix lets every device of a stage report while each
 // of the cast listens, over MQTT and to the event stream, as widely as they may.
 func TestMessagesAreDeliveredByTheSameMatrix(t *testing.T) {
+	t.Parallel()
 	th := openTheatre(t)
 	s := th.build(t)
 	devices, every := []Device{s.house}, "?device_id="+s.house.ID

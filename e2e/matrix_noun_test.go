@@ -50,6 +50,8 @@ var nouns = map[string]noun{
 	"/api/invitations/":                  {mine, "invitation_not_found", invitationOf},
 	"/admin/users/":                      {anybodys, "user_not_found", userOf},
 	"/admin/staff/":                      {anybodys, "admin_not_found", memberOf},
+	"/admin/releases/":                   {anybodys, "release_not_found", releaseOf},
+	"/admin/rollouts/":                   {anybodys, "rollout_not_found", rolloutOf},
 	"/admin/service-accounts/":           {anybodys, "service_account_not_found", serviceOf},
 	"/admin/service-accounts/{id}/keys/": {mine, "key_not_found", keyOf},
 }

@@ -25,6 +25,7 @@ func (c *Cloud) command(args ...string) string {
 }
 
 func TestCommandsBesideARunningServer(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Process: true})
 	admin := c.AdminToken()
 

@@ -86,6 +86,7 @@ func silence(t *testing.T, client *mqttwire.Client, why string) {
 }
 
 func TestRetainedMessages(t *testing.T) {
+	t.Parallel()
 	f := newFleetOfOne(t)
 	device := f.open(t, deviceHello(f.device, mqttwire.V5))
 	for _, suffix := range []string{"config/status", "ota/status", "telemetry"} {
@@ -164,6 +165,7 @@ func TestRetainedMessages(t *testing.T) {
 }
 
 func TestWills(t *testing.T) {
+	t.Parallel()
 	f := newFleetOfOne(t)
 	app := f.app(t, "watcher", mqttwire.V311)
 	subscribe(t, app, mqttwire.Filter{Topic: f.device.Topic("state"), QoS: 1})
@@ -223,6 +225,7 @@ func TestWills(t *testing.T) {
 }
 
 func TestOfflineQueueing(t *testing.T) {
+	t.Parallel()
 	f := newFleetOfOne(t)
 	for _, v := range bothVersions {
 		device := f.open(t, deviceHello(f.device, mqttwire.V311))
@@ -332,6 +335,7 @@ func (f fleetOfOne) settleConnections(t *testing.T) {
 }
 
 func TestFlowControl(t *testing.T) {
+	t.Parallel()
 	f := newFleetOfOne(t)
 	t.Run("a device gets no more at once than its Receive Maximum, and the rest afterwards", func(t *testing.T) {
 		device := f.open(t, deviceHello(f.device, mqttwire.V5), mqttwire.Number(mqttwire.PropReceiveMaximum, 1))
@@ -384,6 +388,7 @@ func TestFlowControl(t *testing.T) {
 }
 
 func TestUserPropertiesAndSubscriptionOptions(t *testing.T) {
+	t.Parallel()
 	f := newFleetOfOne(t)
 	device := f.open(t, deviceHello(f.device, mqttwire.V5))
 	t.Run("user properties arrive in order, with the content type, and not in the acknowledgement", func(t *testing.T) {
@@ -455,6 +460,7 @@ func TestUserPropertiesAndSubscriptionOptions(t *testing.T) {
 }
 
 func TestServerKeepAlive(t *testing.T) {
+	t.Parallel()
 	f := newFleetOfOne(t)
 	for asked, want := range map[uint16]uint32{0: 80, 60: 0, 80: 0, 120: 80, 43691: 80, 65535: 80} {
 		hello := deviceHello(f.device, mqttwire.V5)

@@ -67,6 +67,7 @@ func (s site) settings(t *testing.T) map[string]string {
 }
 
 func TestProduction(t *testing.T) {
+	t.Parallel()
 	here := newSite(t)
 	c := Start(t, Options{Production: true, Env: here.settings(t), TLS: here.client()})
 	admin := c.AdminToken()

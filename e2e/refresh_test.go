@@ -69,6 +69,7 @@ func (c *Cloud) dead(t *testing.T, u User, access, refresh string) {
 }
 
 func TestRefreshTokensOverTheWire(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Env: map[string]string{"LOG_LEVEL": "info"}})
 	signIn := func(t *testing.T, email string) (u User, access, refresh string) {
 		answer := c.login(t, email)

@@ -115,6 +115,7 @@ func TestBadConnectsDelayNobody(t *testing.T) {
 }
 
 func TestForeignNamesRefuseWithoutKickingAnybody(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
 	victim, attacker := c.EnrollAs(admin), c.EnrollAs(admin)
@@ -153,6 +154,7 @@ func TestForeignNamesRefuseWithoutKickingAnybody(t *testing.T) {
 }
 
 func TestBadWillsAreRefusedAndNeverPublished(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
 	d, other := c.EnrollAs(admin), c.EnrollAs(admin)
@@ -190,6 +192,7 @@ func TestBadWillsAreRefusedAndNeverPublished(t *testing.T) {
 }
 
 func TestPayloadsThatAreNoStateChangeNothing(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
 	for _, v := range bothVersions {
@@ -366,6 +369,7 @@ func TestLimitsEndWhoeverExceedsThem(t *testing.T) {
 }
 
 func TestRatesPerDevice(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Env: map[string]string{"LIMIT_STATE_PER_DEVICE": "50/s:5", "LIMIT_TELEMETRY_PER_DEVICE": "1/m:5", "LIMIT_CONNECTS_PER_DEVICE": "6/m:3"}})
 	admin := c.AdminToken()
 	t.Run("QoS 1 above the rate is delayed, acknowledged and kept", func(t *testing.T) {

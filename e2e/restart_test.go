@@ -11,6 +11,7 @@ import (
 )
 
 func TestRestartKeepsEverything(t *testing.T) {
+	t.Parallel()
 	t.Run("on SQLite", func(t *testing.T) { restartKeepsEverything(t, nil) })
 	t.Run("on PostgreSQL", func(t *testing.T) {
 		restartKeepsEverything(t, map[string]string{"DATABASE_URL": postgres.URL(t)})

@@ -33,6 +33,7 @@ var revocations = []struct {
 }
 
 func TestRevocationEndsTheSessionWithinASecond(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
 	for _, r := range revocations {
@@ -170,6 +171,7 @@ func (c *Cloud) share(t *testing.T, d Device, u User) {
 }
 
 func TestLosingAccessEndsDeliveryWithinASecond(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
 	d, other := c.EnrollAs(admin), c.EnrollAs(admin)
@@ -262,6 +264,7 @@ func TestLosingAccessEndsDeliveryWithinASecond(t *testing.T) {
 }
 
 func TestRetainedStateOfADeletedDeviceIsServedToNobody(t *testing.T) {
+	t.Parallel()
 	f := newFleetOfOne(t)
 	device := f.open(t, deviceHello(f.device, mqttwire.V311))
 	if err := report(device, f.device, 1); err != nil {

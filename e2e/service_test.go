@@ -33,6 +33,7 @@ func (c *Cloud) serviceAccount(admin, name string, scopes ...string) (s service)
 // A factory enrols a device by an API key, watches it come up over MQTT by the same
 // key, and is out, on both ways, the moment the key is revoked.
 func TestFactoryJourney(t *testing.T) {
+	t.Parallel()
 	for _, v := range bothVersions {
 		t.Run("MQTT "+v.String(), func(t *testing.T) {
 			c := Start(t, Options{})
@@ -114,6 +115,7 @@ func (c *Cloud) clientToken(id, secret string) (status int, token string) {
 }
 
 func TestClientCredentials(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
 	s := c.serviceAccount(admin, "backend", "device:read")

@@ -47,6 +47,7 @@ func (c *Cloud) me(token string) int {
 // A person's day: sign in, refresh, be signed in elsewhere, sign out, and stay out
 // when the program is killed and comes back.
 func TestSignInToSignOut(t *testing.T) {
+	t.Parallel()
 	for name, env := range map[string]func(t *testing.T) map[string]string{
 		"on SQLite":     func(*testing.T) map[string]string { return nil },
 		"on PostgreSQL": func(t *testing.T) map[string]string { return map[string]string{"DATABASE_URL": postgres.URL(t)} },
@@ -132,6 +133,7 @@ func TestSignInToSignOut(t *testing.T) {
 }
 
 func TestOneOfManyRefreshesWins(t *testing.T) {
+	t.Parallel()
 	for engine, env := range map[string]func(t *testing.T) map[string]string{
 		"on SQLite":     func(*testing.T) map[string]string { return nil },
 		"on PostgreSQL": func(t *testing.T) map[string]string { return map[string]string{"DATABASE_URL": postgres.URL(t)} },
@@ -195,6 +197,7 @@ func (c *Cloud) refreshAtOnce(token, installID string) map[int]int {
 // A person who is erased is nowhere any more: not in an answer, not on MQTT, and not
 // in one byte of what is on the disk.
 func TestErasure(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	const email = "canary-erased@example.com"
 	admin := c.AdminToken()
@@ -259,6 +262,7 @@ func TestErasure(t *testing.T) {
 // A new signing key is published within seconds of its file's change, and nobody
 // notices.
 func TestSigningKeyFileIsFollowed(t *testing.T) {
+	t.Parallel()
 	here := newSite(t)
 	env := here.settings(t)
 	c := Start(t, Options{Production: true, Env: env, TLS: here.client()})

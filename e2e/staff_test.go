@@ -44,6 +44,7 @@ func (c *Cloud) newStaff(admin, email, role string) User {
 }
 
 func TestAnotherRoleEndsTheSessionsOfStaff(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
 	for _, change := range []map[string]any{{"role": "admin"}, {"disabled": true}} {
@@ -145,6 +146,7 @@ func (b *browser) back(t *testing.T, code, state string) (int, identity) {
 }
 
 func TestStaffSignInByAnOpenIDProvider(t *testing.T) {
+	t.Parallel()
 	p := startOpenID(t)
 	c := Start(t, Options{Env: map[string]string{
 		"ADMIN_OIDC_ISSUER": p.issuer, "ADMIN_OIDC_CLIENT_ID": "console", "ADMIN_OIDC_ADMIN_GROUP": "ops", "ADMIN_OIDC_SUPPORT_GROUP": "help",

@@ -34,7 +34,8 @@ type theatre struct {
 	member  string            // of staff, and
 	spare   client            // a service account, for whoever may not change them
 	stages  int
-	bodies  int // for names that nobody had yet
+	common  *stage // that nothing on it changes
+	bodies  int    // for names that nobody had yet
 }
 
 const supportEmail = "help@example.com"

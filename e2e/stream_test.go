@@ -146,6 +146,7 @@ func (s *liveStream) endsIn(began time.Time) {
 }
 
 func TestEventStreamTellsWhatHappensToOnesDevices(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
 	mine, other := c.EnrollAs(admin), c.EnrollAs(admin)
@@ -209,6 +210,7 @@ func TestEventStreamTellsWhatHappensToOnesDevices(t *testing.T) {
 }
 
 func TestEventStreamResumesWithoutGapOrDuplicate(t *testing.T) {
+	t.Parallel()
 	const reports, cuts = 300, 8
 	rng := seeded(t)
 	c := Start(t, Options{})
@@ -263,6 +265,7 @@ func TestEventStreamResumesWithoutGapOrDuplicate(t *testing.T) {
 }
 
 func TestEventStreamEndsWithAccess(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
 	d := c.EnrollAs(admin)
@@ -388,6 +391,7 @@ func TestEventStreamEndsWithAccess(t *testing.T) {
 }
 
 func TestEventStreamsDoNotHoldUpTheEnd(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{})
 	user := c.UserToken("somebody@example.com")
 	var all []*liveStream
@@ -412,6 +416,7 @@ func TestEventStreamsDoNotHoldUpTheEnd(t *testing.T) {
 }
 
 func TestEventStreamAfterACrashBeginsAnew(t *testing.T) {
+	t.Parallel()
 	c := Start(t, Options{Process: true})
 	admin := c.AdminToken()
 	d := c.EnrollAs(admin)

@@ -214,6 +214,7 @@ func (m mint) spliced(part, claim string, v any) string {
 // TestForgedTokensAreRefusedAlike shows every kind of forged token to HTTP and to
 // MQTT. All are answered like no token at all, byte by byte.
 func TestForgedTokensAreRefusedAlike(t *testing.T) {
+	t.Parallel()
 	c, key := startWithKey(t)
 	one, two, staff := c.UserToken("one@example.com"), c.UserToken("two@example.com"), c.staff(t)
 	th := &theatre{Cloud: c, staff: map[string]User{}}
@@ -299,6 +300,7 @@ func TestForgedTokensAreRefusedAlike(t *testing.T) {
 // TestAPublishedKeyIsNotTakenWhileRunning puts keys that anybody could have into the
 // key file of a running program, and signs with them.
 func TestAPublishedKeyIsNotTakenWhileRunning(t *testing.T) {
+	t.Parallel()
 	here := newSite(t)
 	env := here.settings(t)
 	c := Start(t, Options{Production: true, Env: env, TLS: here.client()})
@@ -345,6 +347,7 @@ func serviceHello(u User, client string, v mqttwire.Version) mqttwire.Connect {
 // TestCredentialsOfServicesEndWhenTheyAreTakenBack shows keys and tokens of service
 // accounts after each way to take them back, and keys that were never given out.
 func TestCredentialsOfServicesEndWhenTheyAreTakenBack(t *testing.T) {
+	t.Parallel()
 	c, _ := startWithKey(t)
 	th := &theatre{Cloud: c, staff: map[string]User{}}
 	admin := th.staffToken(t, "admin")
@@ -430,6 +433,7 @@ func TestCredentialsOfServicesEndWhenTheyAreTakenBack(t *testing.T) {
 
 // TestTokensWorkOnlyWhereTheyBelong carries genuine tokens to the wrong places.
 func TestTokensWorkOnlyWhereTheyBelong(t *testing.T) {
+	t.Parallel()
 	c, _ := startWithKey(t)
 	one, two, staff := c.UserToken("one@example.com"), c.UserToken("two@example.com"), c.staff(t)
 	d := c.Enroll()

@@ -43,6 +43,10 @@ type flags struct {
 	Firmware          string        `default:"1.2.0" help:"Firmware version that the devices report."`
 	Commands          string        `default:"prompt" enum:"prompt,slow,failing,twice,silent,restarting" help:"How commands are treated: prompt, slow, failing, twice (answered), silent or restarting."`
 	CommandTime       time.Duration `default:"2s" help:"How long a slow device takes for a command."`
+	UpdateFailures    float64       `help:"Share of firmware updates that fail half way, 0 to 1; by seed and device."`
+	UpdateLies        float64       `help:"Share of firmware updates that are said to have succeeded, and restart into the old version."`
+	UpdateStep        time.Duration `default:"1s" help:"Between two states of a firmware update; a long one is a slow download."`
+	BootTime          time.Duration `default:"1s" help:"How long a restart takes."`
 	PressButton       bool          `help:"Answer ownership challenges as if somebody pressed the button."`
 	ClaimCode         string        `placeholder:"CODE" help:"Pairing code that the first device presents after provisioning."`
 
@@ -83,7 +87,8 @@ func (f *flags) options(getenv func(string) string) (fleet.Options, error) {
 		Behaviour: fleet.Behaviour{
 			Root: f.Root, Auth: fleet.Auth(f.Auth), Mixed: f.MQTT == "mixed", KeepAlive: f.KeepAlive, Interval: f.Interval,
 			TelemetryInterval: f.TelemetryInterval, ConnectTimeout: f.ConnectTimeout, BackoffBase: f.BackoffBase,
-			BackoffCap: f.BackoffCap, ESPIDF: f.ESPIDF, Firmware: f.Firmware, Commands: fleet.Manner(f.Commands), CommandTime: f.CommandTime, PressButton: f.PressButton, ClaimCode: f.ClaimCode,
+			BackoffCap: f.BackoffCap, ESPIDF: f.ESPIDF, Firmware: f.Firmware, Commands: fleet.Manner(f.Commands), CommandTime: f.CommandTime,
+			UpdateFailures: f.UpdateFailures, UpdateLies: f.UpdateLies, OTAStep: f.UpdateStep, BootTime: f.BootTime, PressButton: f.PressButton, ClaimCode: f.ClaimCode,
 		},
 		URL: f.URL, Roots: roots, Devices: f.Devices, Scenario: f.Scenario, Duration: f.Duration, Seed: f.Seed, Salt: f.Salt,
 		State: f.State, ConnectRate: f.ConnectRate, NoEnrol: f.NoEnroll, Owner: f.Owner, Settle: f.Settle, BackTime: f.BackTime,

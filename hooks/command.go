@@ -15,12 +15,16 @@ var errNotSubscribed = registry.E(registry.NotFound, "not_subscribed", "The devi
 // DeliverCommand implements registry.Courier. MQTT 5 clients also get a Response Topic,
 // the command id as Correlation Data, and a Message Expiry. [contracts G.2]
 func (c *Courier) DeliverCommand(deviceID string, epoch int64, d registry.CommandDelivery) error {
-	c.mu.RLock()
-	s := c.live[deviceID]
-	c.mu.RUnlock()
-	if s == nil || s.device == nil || s.device.session == nil || s.device.session.Epoch != epoch || !s.live.Load() || s.ending.Load() != nil {
+	s := c.liveDevice(deviceID)
+	if s == nil || s.device.session.Epoch != epoch {
 		return registry.ErrOffline
 	}
+	return c.writeCommand(s, d, d.CommandID)
+}
+
+// writeCommand writes a command to a device's session. receipt is what
+// [registry.Registry.CommandReceived] is told at the acknowledgement, "" for nothing.
+func (c *Courier) writeCommand(s *session, d registry.CommandDelivery, receipt string) error {
 	pk := packets.Packet{
 		FixedHeader: packets.FixedHeader{Type: packets.Publish},
 		TopicName:   c.root.BuildCommand(s.id, d.Type), Payload: d.Payload,
@@ -31,7 +35,7 @@ func (c *Courier) DeliverCommand(deviceID string, epoch int64, d registry.Comman
 			MessageExpiryInterval: uint32(max(1, (d.Expiry+time.Second-1)/time.Second)),
 		}
 	}
-	id, qos, err := s.device.outbox.takeCommand(d.Type, d.CommandID)
+	id, qos, err := s.device.outbox.takeCommand(d.Type, receipt)
 	if err != nil {
 		return err
 	}

@@ -291,6 +291,7 @@ func (g *guard) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	}
 	defer g.recovered("OnSessionEstablished", func() { s.end(packets.ErrUnspecifiedError.Code, registry.ServerError) })
 	defer g.leave(s)
+	before := s.before
 	s.before = nil // mochi has ended it
 	s.live.Store(true)
 	if s.device != nil {
@@ -301,6 +302,9 @@ func (g *guard) OnSessionEstablished(cl *mqtt.Client, _ packets.Packet) {
 	} else {
 		if cl.State.Subscriptions.Len() > 0 {
 			g.courier.watch(s)
+			if before != nil && before.reader != nil {
+				g.courier.targets.inherit(s, before, s.subscribes)
+			}
 		}
 		g.resend(s)
 	}

@@ -36,6 +36,9 @@ type Courier struct {
 	foreign map[*mqtt.Client]*session                        // of somebody else's listener
 	load    func(userID string) (map[string]struct{}, error) // reads what a person may read; set by All
 
+	targets        *targets
+	targetsCommand func(on bool) (registry.CommandDelivery, error) // set by All
+
 	reloads sync.WaitGroup
 	guarded atomic.Bool // a guard is installed
 }
@@ -54,6 +57,7 @@ func NewCourier(server *mqtt.Server, root topic.Root, logger *slog.Logger) *Cour
 		people: map[string]*person{}, foreign: map[*mqtt.Client]*session{},
 	}
 	c.metrics = newMetrics(c)
+	c.targets = c.newTargets()
 	return c
 }
 
@@ -240,6 +244,7 @@ func (c *Courier) admit(username string, s *session) (retired []retirement) {
 	c.live[s.id], s.retired = s, nil
 	s.accepted.Store(true)
 	if s.before != nil {
+		s.before.successor.Store(s)
 		s.before.superseded.Store(true)
 		s.before.release()
 	}

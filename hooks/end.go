@@ -92,6 +92,9 @@ func (g *guard) cleanUp(s *session, err error) {
 	}
 	s.release()
 	s.stopTimers()
+	if s.reader != nil {
+		g.courier.targets.changed(s)
+	}
 	if !s.accepted.Load() && s.hold.Load() == nil {
 		g.courier.remove(s)
 		return

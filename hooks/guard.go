@@ -25,6 +25,7 @@ type Options struct {
 	Now              func() time.Time      // default time.Now
 	DeviceCAs        *x509.CertPool        // that vouch for client certificates; nil: only registered ones count
 	Limits           Limits
+	Updates          Updates       // firmware; nil: what devices say of it is kept, and nothing follows
 	OfflineThreshold time.Duration // of silence that ends a connection; default 120 s
 	MaxPacket        int           // what the listener takes, in bytes, and MQTT 5 clients are told; default 128 KiB
 }
@@ -55,11 +56,14 @@ func All(courier *Courier, reg *registry.Registry, accounts Accounts, opts Optio
 	if opts.MaxPacket <= 0 {
 		opts.MaxPacket = 128 << 10
 	}
+	if opts.Updates == nil {
+		opts.Updates = noUpdates{reg}
+	}
 	courier.root, courier.log, courier.now = opts.Root, opts.Logger, opts.Now
-	courier.load = readableIDs(reg)
+	courier.load, courier.targetsCommand, courier.targets.root = readableIDs(reg), reg.TargetsCommand, opts.Root
 	g := &guard{
 		courier: courier, registry: reg, accounts: accounts, root: opts.Root, log: opts.Logger, now: opts.Now, deviceCAs: opts.DeviceCAs,
-		limits: opts.Limits, offlineThreshold: opts.OfflineThreshold, maxPacket: uint32(min(opts.MaxPacket, math.MaxInt32)),
+		limits: opts.Limits, updates: opts.Updates, offlineThreshold: opts.OfflineThreshold, maxPacket: uint32(min(opts.MaxPacket, math.MaxInt32)),
 		metrics: courier.metrics, registerer: opts.Registerer, locks: newIDLocks(), connects: newConnectLimit(opts.Limits.ConnectsPerDevice),
 		excess: excessLimit, retainers: make(chan struct{}, retainers),
 	}
@@ -79,6 +83,7 @@ type guard struct {
 	now              func() time.Time
 	deviceCAs        *x509.CertPool
 	limits           Limits
+	updates          Updates
 	offlineThreshold time.Duration
 	maxPacket        uint32
 	metrics          *metrics
@@ -99,7 +104,7 @@ func (g *guard) ID() string { return "devicecloud" }
 func (g *guard) Provides(b byte) bool {
 	switch b {
 	case mqtt.OnConnect, mqtt.OnConnectAuthenticate, mqtt.OnSessionEstablished, mqtt.OnDisconnect, mqtt.OnACLCheck,
-		mqtt.OnPacketRead, mqtt.OnPacketEncode, mqtt.OnPacketProcessed, mqtt.OnPublish, mqtt.OnPublishDropped,
+		mqtt.OnPacketRead, mqtt.OnPacketEncode, mqtt.OnPacketProcessed, mqtt.OnPublish, mqtt.OnPublishDropped, mqtt.OnQosPublish,
 		mqtt.OnSubscribe, mqtt.OnSubscribed, mqtt.OnUnsubscribe, mqtt.OnUnsubscribed:
 		return true
 	}

@@ -278,25 +278,18 @@ func (g *guard) outbound(s *session, pk *packets.Packet) (ok bool) {
 // the connection's goroutine.
 type backlog struct {
 	messages []packets.Packet // the oldest first
-	late     []packets.Packet // those that came while the session was taken over
-	first    uint16           // the id where their order begins
-	sent     chan struct{}    // closed when all are written
+	late     []packets.Packet // those that mochi had for the session when they were gathered
+	gathered bool
+	first    uint16        // the id where their order begins
+	sent     chan struct{} // closed when all are written
 }
 
 // exchange has mochi write the oldest message instead of one that came after
 // resume, and puts that aside with all others of its kind: one for one, so that
 // the window is kept too.
 func (b *backlog) exchange(s *session, pk *packets.Packet, now time.Time) {
-	if b.late == nil {
-		for _, l := range s.cl.State.Inflight.GetAll(false) {
-			if l.FixedHeader.Type == packets.Publish {
-				s.cl.State.Inflight.Delete(l.PacketID)
-				l.FixedHeader.Dup = true
-				b.late = append(b.late, l)
-			}
-		}
-		b.messages = append(b.messages, b.late...)
-		b.sort()
+	if !b.gathered {
+		b.gather(s)
 	}
 	if len(b.messages) == 0 {
 		return // it has expired at this moment
@@ -314,9 +307,9 @@ func (b *backlog) exchange(s *session, pk *packets.Packet, now time.Time) {
 	*pk = oldest
 }
 
-// sort puts the messages in the order of their ids, which begin anew after 65,535.
-func (b *backlog) sort() {
-	slices.SortFunc(b.messages, func(x, y packets.Packet) int {
+// sort puts messages in the order of their ids, which begin anew after 65,535.
+func (b *backlog) sort(messages []packets.Packet) {
+	slices.SortFunc(messages, func(x, y packets.Packet) int {
 		return cmp.Compare(x.PacketID-b.first, y.PacketID-b.first) // modulo 2^16
 	})
 }
@@ -358,7 +351,7 @@ func (g *guard) resume(s *session, old *mqtt.Client) {
 	}
 	next, _ := old.NextPacketID() // 0 when all are used, and then any beginning does
 	b.first = uint16(next)
-	b.sort()
+	b.sort(b.messages)
 	if len(b.messages) > 0 {
 		b.first = b.messages[0].PacketID // what comes now has ids from next on
 		s.countFrom(next)
@@ -377,11 +370,12 @@ func (s *session) countFrom(last uint32) {
 	s.reader.window.begin(uint16(last))
 }
 
-// restock gives mochi a message back that resume put aside. Its id was free
-// meanwhile, so a new message may have it; ok is false when no other id is free.
+// restock gives mochi a message that it has not in its books. The id of one that resume
+// put aside was free meanwhile, so a new message may have it, and one that was handed
+// over has none; ok is false when no id is free.
 func (s *session) restock(pk *packets.Packet) (ok bool) {
 	inflight := s.cl.State.Inflight
-	if _, used := inflight.Get(pk.PacketID); used {
+	if _, used := inflight.Get(pk.PacketID); used || pk.PacketID == 0 {
 		id, err := s.cl.NextPacketID()
 		if err != nil { // 65,535 messages wait
 			return false
@@ -396,16 +390,28 @@ func (s *session) restock(pk *packets.Packet) (ok bool) {
 func (g *guard) resend(s *session) {
 	b := s.reader.backlog
 	if b == nil {
+		for s.reader.inherited.take(true) != nil { // mochi inherits nothing, nor does this
+		}
 		return
 	}
-	due := b.messages[:0]
-	for _, pk := range b.messages {
-		if !s.restock(&pk) {
-			g.metrics.dropped.Inc()
-			continue
+	if !b.gathered {
+		b.gather(s)
+	}
+	var due []packets.Packet
+	for {
+		for _, pk := range b.messages {
+			if !s.restock(&pk) {
+				g.metrics.dropped.Inc()
+				continue
+			}
+			pk.Ignore = true // marks it for outbound; it is not part of what is written
+			due = append(due, pk)
 		}
-		pk.Ignore = true // marks it for outbound; it is not part of what is written
-		due = append(due, pk)
+		handed := s.reader.inherited.take(true)
+		if handed == nil {
+			break
+		}
+		b.messages = slices.DeleteFunc(handed, func(pk packets.Packet) bool { return s.has(&pk) })
 	}
 	if len(due) == 0 {
 		close(b.sent)

@@ -50,13 +50,15 @@ const (
 // reader is the side of a session that people, staff and service accounts have:
 // they subscribe, and publish nothing.
 type reader struct {
-	actor   registry.Actor
-	person  *person // of a user; nil for staff
-	keep    time.Duration
-	window  *window
-	backlog *backlog
-	capped  bool // the client asked to be kept for longer than maxAway
-	serving serving
+	actor     registry.Actor
+	person    *person // of a user; nil for staff
+	keep      time.Duration
+	window    *window
+	backlog   *backlog // nil when nothing is resumed
+	inherited inheritance
+	capped    bool // the client asked to be kept for longer than maxAway
+	serving   serving
+	looks     looks
 	// unfollow ends the watch over the sign-in that the session stands on; nil until it
 	// begins. expelled is set once that has ended: then the session is not kept.
 	unfollow func()
@@ -320,6 +322,7 @@ func (c *Courier) reload(p *person) error {
 			p.readable.Store(&ids)
 			p.reloading = false
 			p.mu.Unlock()
+			c.accessMoved(p)
 			return nil
 		}
 		p.mu.Unlock()

@@ -80,6 +80,7 @@ func (g *guard) publish(s *session, k topic.Kind, pk *packets.Packet) verdict {
 	case topic.CommandResponse:
 		return g.commandAnswered(s, pk)
 	case topic.TargetsStream:
+		g.courier.targets.streamed(s)
 		return fanOut // not kept
 	}
 	return g.disabled(s, k, pk)

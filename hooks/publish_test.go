@@ -307,6 +307,9 @@ func TestPresenceIsTheRegistrysWord(t *testing.T) {
 	u := c.login("ann", d)
 	app := c.app(u, "u:", "phone", mqttwire.V5)
 	subscribe(t, app, 1, d.topic("state"))
+	if err := app.Ping(); err != nil { // what is retained is served behind the SUBACK: nothing yet
+		t.Fatal(err)
+	}
 	cl := c.connect(d, mqttwire.V311)
 	if got := decode(t, next(t, app).Payload); !got.Online || got.Epoch != 1 {
 		t.Errorf("at connect: %+v", got)

@@ -13,6 +13,9 @@ func (g *guard) report(s *session, k topic.Kind, pk *packets.Packet) verdict {
 	if k == topic.OTAStatus && g.tooMuchProgress(s, pk.Payload) {
 		return forgotten
 	}
+	if k == topic.OTAStatus {
+		return g.updateReported(s, pk)
+	}
 	if k == topic.Telemetry || pk.FixedHeader.Qos == 0 {
 		if err := g.registry.KeepReportLater(s.device.session, k, pk.Payload); err != nil {
 			return g.later(s, k, err)

@@ -24,8 +24,9 @@ type session struct {
 	version byte   // 4 = MQTT 3.1.1, 5 = MQTT 5
 	maxSize uint32 // the largest packet the client takes; 0: any
 
-	hold   atomic.Pointer[hold] // of the lock of the client id, nil while this session does not have it
-	before *session             // what it took the id over from, until mochi has ended that
+	hold      atomic.Pointer[hold]    // of the lock of the client id, nil while this session does not have it
+	before    *session                // what it took the id over from, until mochi has ended that
+	successor atomic.Pointer[session] // what took the id over; set before superseded
 
 	gone       chan struct{} // closed when the session ends, so that nobody waits for its client
 	goneOnce   sync.Once
@@ -77,6 +78,7 @@ type device struct {
 	state, telemetry, targets bucket
 	update                    string // the update that ota/status reports on
 	updateReports             int
+	strayed                   time.Time // since when it has sent positions that nobody looks at; zero: not
 }
 
 func newSession(cl *mqtt.Client) *session {

@@ -198,7 +198,15 @@ func (g *guard) OnUnsubscribed(cl *mqtt.Client, pk packets.Packet) {
 	defer g.leave(s)
 	if s.device != nil {
 		s.device.outbox.grant(g.grants(s))
+		return
 	}
+	g.courier.targets.unsubscribed(s, s.subscribes)
+}
+
+// subscribes reports whether a reader has a filter.
+func (s *session) subscribes(filter string) bool {
+	_, has := s.cl.State.Subscriptions.Get(filter)
+	return has
 }
 
 // OnPacketProcessed comes after the SUBACK was written: now what waited for the
@@ -215,6 +223,7 @@ func (g *guard) OnPacketProcessed(cl *mqtt.Client, pk packets.Packet, err error)
 	granted := s.granted
 	s.granted, s.overQuota = nil, nil
 	if s.device == nil {
+		g.look(s, granted)
 		g.serve(s, granted)
 		return
 	}
@@ -224,9 +233,22 @@ func (g *guard) OnPacketProcessed(cl *mqtt.Client, pk packets.Packet, err error)
 	if s.device.outbox.takes(topic.ConfigUpdate) {
 		g.registry.ConfigReady(s.device.session)
 	}
+	if s.device.outbox.takes(topic.OTATrigger) {
+		g.updates.Ready(s.device.session)
+	}
 	if s.device.outbox.takesCommands() {
 		g.registry.CommandsReady(s.device.session)
+		g.courier.targets.ready(s)
 	}
+}
+
+// look begins or renews the looks at live positions among newly granted filters.
+func (g *guard) look(s *session, granted []packets.Subscription) {
+	filters := make([]string, len(granted))
+	for i, f := range granted {
+		filters[i] = f.Filter
+	}
+	g.courier.targets.subscribed(s, filters)
 }
 
 // grants is what a device has subscribed to, by kind: 0 not at all, else QoS + 1;

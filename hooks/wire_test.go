@@ -54,6 +54,9 @@ func TestGoldenPayloads(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	if _, err := cl.Publish(mqttwire.Message{Topic: d.topic("targets/stream"), Payload: golden(t, "targets-stream")}); err != nil {
+		t.Error(err)
+	}
 	subscribe(t, cl, 1, d.topic("provision/response"))
 	form := func(payload []byte) (keys []string, m map[string]any) {
 		if err := json.Unmarshal(payload, &m); err != nil {

@@ -4,12 +4,14 @@ import (
 	"context"
 	"time"
 
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 )
 
 // adminBody is what staff see of every device, beside what its people see.
 type adminBody struct {
 	MACAddress    *string    `json:"mac_address"`
+	Hardware      *string    `json:"hardware"`
 	NodeID        *string    `json:"node_id"` // of the latest connection
 	ProvisionedAt *time.Time `json:"provisioned_at"`
 	CreatedAt     time.Time  `json:"created_at"`
@@ -42,6 +44,8 @@ type adminDetailBody struct {
 	Shares       []shareBody       `json:"shares"`
 	Credentials  []credentialBody  `json:"credentials"`
 	Entitlements []entitlementBody `json:"entitlements"` // now or later
+	Video        videoBody         `json:"video"`
+	OTA          *otaBody          `json:"ota"` // the latest update of its firmware
 }
 
 type ownerBody struct {
@@ -60,7 +64,7 @@ type shareBody struct {
 }
 
 func newAdminBody(d registry.Device) adminBody {
-	return adminBody{text(string(d.MAC)), text(d.Presence.NodeID), stamp(d.ProvisionedAt), d.CreatedAt.UTC(), d.SelfEnrolled, !d.DisabledAt.IsZero()}
+	return adminBody{text(string(d.MAC)), text(d.Hardware), text(d.Presence.NodeID), stamp(d.ProvisionedAt), d.CreatedAt.UTC(), d.SelfEnrolled, !d.DisabledAt.IsZero()}
 }
 
 func newAdminListBody(d registry.AdminDevice) adminListBody {
@@ -71,11 +75,12 @@ func newAdminListBody(d registry.AdminDevice) adminListBody {
 	return b
 }
 
-func newAdminDetailBody(d registry.AdminDetail) adminDetailBody {
+func newAdminDetailBody(d registry.AdminDetail, v media.Video) adminDetailBody {
 	b := adminDetailBody{
 		deviceBody: newDeviceBody(d.Device), stateBody: newStateBody(d.Device), reportsBody: newReportsBody(d.Reports), adminBody: newAdminBody(d.Device),
 		Epoch: d.Device.Presence.Epoch, FirstSeen: stamp(d.Device.FirstSeen), DisabledAt: stamp(d.Device.DisabledAt),
 		Shares: []shareBody{}, Credentials: render(d.Credentials, newCredentialBody), Entitlements: render(d.Entitlements, newEntitlementBody),
+		Video: newVideoBody(v),
 	}
 	for _, o := range d.Ownerships {
 		ref := ownerRef{o.UserID, text(o.Email)}
@@ -157,7 +162,15 @@ func (a *api) adminGetDevice(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(newAdminDetailBody(d))
+	v, err := a.Media.Video(r.Context(), r.actor, id)
+	if err != nil {
+		return answer{}, err
+	}
+	body := newAdminDetailBody(d, v)
+	if body.OTA, err = a.deviceOTA(r, id); err != nil {
+		return answer{}, err
+	}
+	return ok(body)
 }
 
 func (a *api) deleteDevice(r *request) (answer, error) {

@@ -22,8 +22,11 @@ import (
 	"github.com/getkin/kin-openapi/routers/gorillamux"
 	"github.com/opticworks/devicecloud"
 	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/httpapi"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
 	"github.com/opticworks/devicecloud/webhook"
@@ -37,6 +40,7 @@ type courier struct {
 	disconnected []string
 }
 
+func (*courier) Takes(string, topic.Kind) bool            { return false }
 func (*courier) Deliver(string, topic.Kind, []byte) error { return registry.ErrOffline }
 func (*courier) Announce(string, topic.Kind, []byte)      {}
 func (*courier) Watched() bool                            { return false }
@@ -104,6 +108,8 @@ type world struct {
 	db       *sqlstore.DB
 	reg      *registry.Registry
 	accounts *account.Service
+	plans    *dataplan.Service
+	rollouts *rollout.Service
 	courier  *courier
 	mails    mailer
 	clock    *clock
@@ -111,6 +117,8 @@ type world struct {
 	metrics  *prometheus.Registry
 	contract routers.Router
 	tokens   map[string]string
+
+	ingestWait time.Duration // of who delivers events
 }
 
 func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world {
@@ -148,8 +156,20 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	if err != nil {
 		t.Fatal(err)
 	}
+	w.plans = dataplan.New(w.db.DataPlans(), w.reg, dataplan.Options{Now: w.clock.Now, NextID: nextID, Logger: log, Pages: "https://cloud.example.com"})
+	w.rollouts = rollout.New(w.db.Rollouts(), w.reg, w.courier, rollout.Options{Now: w.clock.Now, NextID: nextID, Logger: log})
 	hooks := webhook.New(w.db.Webhooks(), w.reg, webhook.Options{Now: w.clock.Now, NextID: nextID, Logger: log})
-	deps := httpapi.Deps{Registry: w.reg, Accounts: w.accounts, Webhooks: hooks}
+	deps := httpapi.Deps{
+		Webhooks: hooks,
+		Registry: w.reg, Accounts: w.accounts,
+		Rollouts:  w.rollouts,
+		DataPlans: w.plans,
+		Media:     media.New(w.db.Media(), w.reg, media.Options{Now: w.clock.Now, NextID: nextID, Logger: log}),
+		Ingestor: media.NewIngestor(w.db.Ingest(), media.IngestOptions{
+			Keys: []media.IngestKey{ingestKey}, Now: w.clock.Now, NextID: nextID, Logger: log, Tell: w.reg.Tell,
+			Limit: func(string) time.Duration { return w.ingestWait },
+		}),
+	}
 	opts := httpapi.Options{Logger: log, Registerer: w.metrics, Now: w.clock.Now}
 	if change != nil {
 		change(&deps, &opts)

@@ -57,6 +57,7 @@ type detailBody struct {
 	stateBody
 	reportsBody
 	Entitlements []entitlementBody `json:"entitlements"` // now or later
+	OTA          *otaBody          `json:"ota"`          // the latest update of its firmware
 }
 
 func newDeviceBody(d registry.Device) deviceBody {
@@ -145,7 +146,11 @@ func (a *api) getDevice(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(detailBody{newOwnedBody(d), newStateBody(d.Device), newReportsBody(reports), render(entitlements, newEntitlementBody)})
+	ota, err := a.deviceOTA(r, id)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(detailBody{newOwnedBody(d), newStateBody(d.Device), newReportsBody(reports), render(entitlements, newEntitlementBody), ota})
 }
 
 // renamedBody is the answer of a rename. [seed 003 7.1]

@@ -22,6 +22,7 @@ func (a *api) enroll(r *request) (answer, error) {
 		MACAddress       string `json:"mac_address"`
 		DeviceSecretHash string `json:"device_secret_hash"`
 		ClaimSecretHash  string `json:"claim_secret_hash"`
+		Hardware         string `json:"hardware"`
 	}
 	if err := r.decode(&in, maxJSON); err != nil {
 		return answer{}, err
@@ -29,7 +30,7 @@ func (a *api) enroll(r *request) (answer, error) {
 	if in.MACAddress == "" || in.DeviceSecretHash == "" {
 		return answer{}, account.ErrMissingFields
 	}
-	d, err := a.Registry.Enroll(r.Context(), r.actor, registry.EnrollRequest{MACAddress: in.MACAddress, DeviceSecretHash: in.DeviceSecretHash, ClaimSecretHash: in.ClaimSecretHash})
+	d, err := a.Registry.Enroll(r.Context(), r.actor, registry.EnrollRequest{MACAddress: in.MACAddress, DeviceSecretHash: in.DeviceSecretHash, ClaimSecretHash: in.ClaimSecretHash, Hardware: in.Hardware})
 	if err != nil {
 		return answer{}, err
 	}

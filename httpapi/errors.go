@@ -48,6 +48,7 @@ var statuses = map[registry.Kind]int{
 	registry.Unavailable:     http.StatusServiceUnavailable,
 	registry.NotConfigured:   http.StatusNotImplemented,
 	registry.Unsupported:     http.StatusUnprocessableEntity,
+	registry.Upstream:        http.StatusBadGateway,
 }
 
 // problem is the one shape of an error answer. [contracts, decision 8]

@@ -50,3 +50,9 @@ func (a *api) listEvents(r *request) (answer, error) {
 		NextCursor string      `json:"next_cursor"`
 	}{render(rows, newEventBody), cursor})
 }
+
+// deviceEvent is device.event of a stream.
+type deviceEvent struct {
+	eventHead
+	Event eventBody `json:"event"`
+}

@@ -10,7 +10,10 @@ import (
 	"github.com/google/uuid"
 	"github.com/gorilla/mux"
 	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/dataplan"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/webhook"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -19,6 +22,10 @@ import (
 type Deps struct {
 	Registry  *registry.Registry
 	Accounts  *account.Service
+	DataPlans *dataplan.Service
+	Media     *media.Service
+	Ingestor  *media.Ingestor
+	Rollouts  *rollout.Service
 	Webhooks  *webhook.Service
 	WebSocket http.Handler // MQTT over WebSocket, at /mqtt; nil: 404
 	Ready     func() error // an error while the program starts or drains; nil: always ready

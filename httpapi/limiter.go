@@ -98,6 +98,16 @@ func (l *limits) take(of *limiter, key string) error {
 	return &limited
 }
 
+// NewLimit is a limiter of its own for each key, for what only a domain can charge: it
+// takes a token and returns 0, or how long until there is one. nil when the rate is 0.
+func NewLimit(limit Rate) func(key string) time.Duration {
+	l := newLimiter(limit)
+	if l == nil {
+		return nil
+	}
+	return func(key string) time.Duration { return l.wait(key, time.Now()) }
+}
+
 const (
 	// maxBuckets bounds the memory of a storm of keys, in buckets of each of two
 	// generations: about 10 MB in all.

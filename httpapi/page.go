@@ -25,6 +25,11 @@ const (
 	listServices     list = 'v'
 	listInvitations  list = 'i'
 	listCommands     list = 'm'
+	listPlans        list = 'l'
+	listPurchases    list = 'b'
+	listReleases     list = 'r'
+	listRollouts     list = 'o'
+	listUpdates      list = 'f'
 	pageWebhooks     list = 'w'
 	pageDeliveries   list = 'y'
 )

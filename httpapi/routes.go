@@ -88,6 +88,24 @@ func (a *api) routes() []route {
 		{get, "/api/devices/{id}/commands/{command_id}", person, a.getCommand},
 		{remove, "/api/devices/{id}/commands/{command_id}", person, a.cancelCommand},
 
+		{get, "/api/data-plans", person, a.listPlans},
+		{post, "/api/checkout/data-plan", person, a.checkout},
+		{get, "/api/checkout/sessions/{session_id}", anybody, a.getSession}, // with a token, the buyer's own
+		{get, "/api/purchases", person, a.listPurchases},
+		{post, "/api/webhooks/data-plan", anybody, a.stripeWebhook}, // by signature
+		{get, "/admin/plans", admin, a.adminListPlans},
+		{post, "/admin/plans", admin, a.createPlan},
+		{get, "/admin/plans/{plan_id}", admin, a.adminGetPlan},
+		{patch, "/admin/plans/{plan_id}", admin, a.changePlan},
+		{remove, "/admin/plans/{plan_id}", admin, a.retirePlan},
+		{get, "/admin/purchases", admin, a.adminListPurchases},
+		{get, "/admin/purchases/{purchase_id}", admin, a.adminGetPurchase},
+		{post, "/admin/purchases/{purchase_id}/refund", admin, a.refundPurchase},
+		{post, "/admin/purchases/{purchase_id}/resume", admin, a.resumePurchase},
+		// Of who signs what they send.
+		{post, "/api/internal/aws/iot-event", anybody, a.ingestEvents},
+		{post, "/api/ingest/iot-events", anybody, a.ingestEvents},
+
 		{post, "/admin/enroll", factory, a.enroll},
 		{post, "/admin/devices/import", factory, a.importDevices},
 		{post, "/admin/orders", factory, a.createOrder},
@@ -97,6 +115,7 @@ func (a *api) routes() []route {
 		{post, "/admin/devices/claim", staff, a.supportClaim},
 		{get, "/admin/devices/{id}", staff, a.adminGetDevice},
 		{remove, "/admin/devices/{id}", admin, a.deleteDevice},
+		{patch, "/admin/devices/{id}", admin, a.changeDevice},
 		{get, "/admin/devices/{id}/audit", staff, a.deviceAudit},
 		{get, "/admin/devices/{id}/connections", staff, a.adminListConnections},
 		{post, "/admin/devices/{id}/disable", staff, a.disableDevice},
@@ -133,6 +152,19 @@ func (a *api) routes() []route {
 		{post, "/admin/service-accounts/{id}/keys", admin, a.createAPIKey},
 		{remove, "/admin/service-accounts/{id}/keys/{key_id}", admin, a.revokeAPIKey},
 
+		{get, "/admin/releases", admin, a.listReleases},
+		{post, "/admin/releases", admin, a.createRelease},
+		{get, "/admin/releases/{id}", admin, a.getRelease},
+		{remove, "/admin/releases/{id}", admin, a.withdrawRelease},
+		{get, "/admin/rollouts", admin, a.listRollouts},
+		{post, "/admin/rollouts", admin, a.createRollout},
+		{get, "/admin/rollouts/{id}", admin, a.getRollout},
+		{patch, "/admin/rollouts/{id}", admin, a.changeRollout},
+		{post, "/admin/rollouts/{id}/pause", admin, a.pauseRollout},
+		{post, "/admin/rollouts/{id}/resume", admin, a.resumeRollout},
+		{post, "/admin/rollouts/{id}/cancel", admin, a.cancelRollout},
+		{get, "/admin/rollouts/{id}/devices", admin, a.listUpdates},
+
 		{get, "/admin/webhooks", admin, a.listWebhooks},
 		{post, "/admin/webhooks", admin, a.createWebhook},
 		{get, "/admin/webhooks/{id}", admin, a.getWebhook},
@@ -155,7 +187,9 @@ func (a *api) documents() map[string][]byte {
 
 const (
 	pathMQTT   = "/mqtt"
-	pathMagic  = "/auth/magic" // what a mailed link opens
+	pathMagic  = "/auth/magic"       // what a mailed link opens
+	pathPaid   = "/checkout/success" // where the payment provider sends a buyer back to
+	pathUnpaid = "/checkout/cancel"
 	pathStream = "/api/events/stream"
 	alias      = "/api/v1/"
 )
@@ -173,6 +207,8 @@ func (a *api) mount() {
 		a.handleFunc(get, path, path, document(text))
 	}
 	a.handleFunc(get, pathMagic, pathMagic, magicLinkPage(a.opts.AppLink))
+	a.handleFunc(get, pathPaid, pathPaid, checkoutPage("Thank you", "Asking how the payment stands.", true))
+	a.handleFunc(get, pathUnpaid, pathUnpaid, checkoutPage("Nothing was bought", "You can close this page and try again in the app.", false))
 	if a.WebSocket != nil {
 		a.handleFunc(get, pathMQTT, pathMQTT, a.WebSocket.ServeHTTP)
 	}

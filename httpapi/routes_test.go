@@ -123,6 +123,13 @@ var access = map[string]refusal{
 	"GET /api/invitations":                           {want: "401 200 200 200 200 403 403"},
 	"POST /api/invitations/{id}/accept":              {want: "401 404 404 404 404 403 403"},
 	"POST /api/invitations/{id}/decline":             {want: "401 404 404 404 404 403 403"},
+	"GET /api/data-plans":                            {want: "401 200 200 200 200 200 200"},
+	"GET /api/checkout/sessions/{session_id}":        {want: "404 404 404 404 404 404 404"},
+	"GET /api/purchases":                             {want: "401 200 200 200 200 200 200"},
+	"POST /api/webhooks/data-plan":                   {want: "500 500 500 500 500 500 500"}, // no secret here; see purchase_test.go
+	"GET /checkout/success":                          {want: "200 200 200 200 200 200 200"},
+	"GET /checkout/cancel":                           {want: "200 200 200 200 200 200 200"},
+	"POST /api/checkout/data-plan":                   {body: `{"plan_id":"basic","device_id":"00000000000000000000000000000000"}`, want: "401 400 400 400 400 403 403"}, // no Idempotency-Key
 	"POST /admin/enroll":                             {body: `{"mac_address":"02:00:00:00:00:09","device_secret_hash":"` + strings.Repeat("ab", 32) + `"}`, want: "401 403 403 403 403 403 201"},
 	"POST /admin/devices/import":                     {csv: true, body: "mac_address,device_secret_hash\n", want: "401 403 403 403 403 403 200"},
 	"POST /admin/orders":                             {body: `{"order_id":"o1","user_email":"a@example.com","device_mac":"02:00:00:00:00:09"}`, want: "401 403 403 403 403 403 201"},
@@ -134,6 +141,7 @@ var access = map[string]refusal{
 	"GET /admin/devices/{id}/connections":            {want: "401 403 403 403 403 200 200"},
 	"POST /admin/devices/{id}/disable":               {want: "401 403 403 403 403 200 200"},
 	"POST /admin/devices/{id}/enable":                {want: "401 403 403 403 403 200 200"},
+	"PATCH /admin/devices/{id}":                      {body: `{"video":{"stream_name":"cam-1"}}`, want: "401 403 403 403 403 403 200"},
 	"POST /admin/devices/{id}/disconnect":            {want: "401 403 403 403 403 200 200"},
 	"POST /admin/devices/{id}/entitlements":          {body: `{"capability":"live_view"}`, want: "401 403 403 403 403 403 201"},
 	"DELETE /admin/devices/{id}/entitlements":        {want: "401 403 403 403 403 403 400"},
@@ -141,6 +149,8 @@ var access = map[string]refusal{
 	"POST /admin/devices/{id}/credentials":           {body: `{"kind":"secret","secret_hash":"` + strings.Repeat("cd", 32) + `"}`, want: "401 403 403 403 403 403 201"},
 	"GET /admin/audit":                               {want: "401 403 403 403 403 403 200"},
 	"GET /admin/stats":                               {want: "401 403 403 403 403 403 200"},
+	"POST /api/internal/aws/iot-event":               {want: "401 401 401 401 401 401 401"}, // a signature, and no token, is what lets in
+	"POST /api/ingest/iot-events":                    {want: "401 401 401 401 401 401 401"},
 	"GET /api/devices/{id}/config":                   {want: "401 404 200 200 200 200 200"},
 	"PUT /api/devices/{id}/config":                   {body: `{"version":0,"zones":[]}`, want: "401 404 403 200 409 403 409"},
 	"POST /api/devices/{id}/diagnostics":             {body: `{"include":["heap"],"wait":0}`, want: "401 404 403 409 409 403 409"},
@@ -148,6 +158,19 @@ var access = map[string]refusal{
 	"GET /api/devices/{id}/commands":                 {want: "401 404 403 200 200 403 200"},
 	"GET /api/devices/{id}/commands/{command_id}":    {want: "401 404 403 404 404 403 404"},
 	"DELETE /api/devices/{id}/commands/{command_id}": {want: "401 404 403 404 404 403 404"},
+
+	"GET /admin/releases":              {want: "401 403 403 403 403 403 200"},
+	"POST /admin/releases":             {body: `{"version":"1.3.0","url":"https://updates.example.com/1.bin","sha256":"` + strings.Repeat("ab", 32) + `"}`, want: "401 403 403 403 403 403 201"},
+	"GET /admin/releases/{id}":         {want: "401 403 403 403 403 403 404"},
+	"DELETE /admin/releases/{id}":      {want: "401 403 403 403 403 403 404"},
+	"GET /admin/rollouts":              {want: "401 403 403 403 403 403 200"},
+	"POST /admin/rollouts":             {body: `{"release_id":"rel_x"}`, want: "401 403 403 403 403 403 404"},
+	"GET /admin/rollouts/{id}":         {want: "401 403 403 403 403 403 404"},
+	"PATCH /admin/rollouts/{id}":       {body: `{"percent":50}`, want: "401 403 403 403 403 403 404"},
+	"POST /admin/rollouts/{id}/pause":  {want: "401 403 403 403 403 403 404"},
+	"POST /admin/rollouts/{id}/resume": {want: "401 403 403 403 403 403 404"},
+	"POST /admin/rollouts/{id}/cancel": {want: "401 403 403 403 403 403 404"},
+	"GET /admin/rollouts/{id}/devices": {want: "401 403 403 403 403 403 404"},
 }
 
 func TestAccess(t *testing.T) {
@@ -291,6 +314,7 @@ func TestBadBodies(t *testing.T) {
 		}
 	}
 	wrongTypes := map[string][]string{
+		"POST /api/checkout/data-plan": {`{}`, `{"plan_id":5}`, `{"plan_id":"x","device_id":[]}`, `{"plan_id":"","device_id":"x"}`, `{"plan_id":"x"}`, `{"plan_id":"x","device_id":"y","iccid":5}`},
 		"PUT /api/devices/{id}/config": {
 			`{}`, `{"version":0}`, `{"zones":[]}`, `{"version":"0","zones":[]}`, `{"version":1.5,"zones":[]}`, `{"version":0,"zones":{}}`, `{"version":0,"zones":null}`,
 			`{"version":0,"zones":[5]}`, `{"version":0,"zones":[{"id":"z"}]}`,
@@ -316,6 +340,19 @@ func TestBadBodies(t *testing.T) {
 			`{"requestId":"r","type":"unlock","ttlSec":61}`, `{"requestId":"r","type":"factory-reset","params":{"now":true}}`, `{"requestId":"r","type":"set-config"}`,
 			`{"requestId":"r","type":"set-config","params":{"zones":[{}]}}`, `{"requestId":"r","type":"ota","params":{"version":"1","url":"http://x/","sha256":"` + strings.Repeat("a", 64) + `"}}`,
 		},
+		"POST /admin/releases": {
+			`{}`, `{"version":"1"}`, `{"version":5,"url":"https://x/","sha256":"y"}`, `{"version":"1","url":"http://x/","sha256":"` + strings.Repeat("ab", 32) + `"}`,
+			`{"version":"1","url":"https://x/","sha256":"` + strings.Repeat("AB", 32) + `"}`, `{"version":"1","url":"https://x/","sha256":"` + strings.Repeat("ab", 32) + `","hardware":"rs1"}`,
+			`{"version":"1","url":"https://x/","sha256":"` + strings.Repeat("ab", 32) + `","hardware":["a b"]}`, `{"version":"1","url":"https://x/","sha256":"` + strings.Repeat("ab", 32) + `","min_rssi":1}`,
+			`{"version":"1\u0000","url":"https://x/","sha256":"` + strings.Repeat("ab", 32) + `"}`,
+		},
+		"POST /admin/rollouts": {
+			`{}`, `{"release_id":5}`, `{"release_id":"x","percent":0}`, `{"release_id":"x","percent":101}`, `{"release_id":"x","percent":"50"}`, `{"release_id":"x","rate_per_minute":0}`,
+			`{"release_id":"x","max_attempts":11}`, `{"release_id":"x","timeout_sec":1}`, `{"release_id":"x","timeout_sec":9223372036854775807}`, `{"release_id":"x","halt_percent":-1}`, `{"release_id":"x","halt_after":0}`,
+			`{"release_id":"x","cohort":[]}`, `{"release_id":"x","cohort":{"versions":[5]}}`, `{"release_id":"x","cohort":{"versions":[""]}}`, `{"release_id":"x","cohort":{"hardware":["a/b"]}}`,
+			`{"release_id":"x","devices":"all"}`, `{"release_id":"x","devices":[]}`, `{"release_id":"x","devices":["y"],"percent":10}`, `{"release_id":"x","paused":"yes"}`,
+		},
+		"PATCH /admin/rollouts/{id}":            {`{}`, `{"percent":"50"}`, `{"percent":1.5}`, `{"rate_per_minute":[]}`, `{"other":1}`},
 		"POST /api/auth/app-token":              {`{"provider":5}`, `{"provider":"dev","id_token":[]}`, `{"device":"x"}`, `{"provider":"dev","id_token":"a@example.com","device":{"install_id":"` + strings.Repeat("x", 65) + `"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"a\nb"}}`, `{"provider":"dev","id_token":"a@example.com","device":{"name":"\u0000"}}`},
 		"POST /api/auth/refresh":                {`{"refresh_token":5}`, `{"refresh_token":["x"]}`, `{"refresh_token":"x","install_id":5}`, `{}`, `{"refresh_token":""}`, `{"refresh_token":null}`},
 		"POST /api/auth/logout":                 {`{"all":"true"}`, `{"all":1}`, `{"refresh_token":{}}`},
@@ -327,6 +364,7 @@ func TestBadBodies(t *testing.T) {
 		"POST /api/devices/activate":            {`{}`, `{"device_id":5}`, `{"mac":"x","claim_secret":"y"}`, `{"device_id":"x"}`, `{"claim_secret":"x"}`, `{"device_id":"x","claim_secret":[]}`, `{"device_id":"x\u0000","claim_secret":"y"}`, `{"device_id":"x","mac":"02:00:00:00:00:01","claim_secret":"y"}`, `{"device_id":"x","claim_secret":"` + strings.Repeat("y", 300) + `"}`},
 		"POST /api/devices/claims":              {`[]`},
 		"POST /admin/devices/{id}/entitlements": {`{}`, `{"capability":5}`, `{"capability":"read"}`, `{"capability":"live_view","ends_at":"soon"}`, `{"capability":"live_view","ends_at":"2020-01-01T00:00:00Z"}`, `{"capability":"live_view","history_days":-1}`, `{"capability":"live_view","history_days":"7"}`},
+		"PATCH /admin/devices/{id}":             {`{}`, `{"video":5}`, `{"video":{"stream_name":5}}`, `{"video":{"stream_name":"a b"}}`, `{"video":{"stream_arn":"cam-1"}}`, `{"video":{"channel_arn":"arn:aws:kinesisvideo:us-east-1:123456789012:stream/cam/1"}}`, `{"video":{"channel_name":"a","channel_arn":"arn:aws:kinesisvideo:us-east-1:123456789012:channel/b/1"}}`, `{"video":{"thing_name":"` + strings.Repeat("y", 300) + `"}}`},
 		"POST /admin/devices/claim":             {`{}`, `{"device_id":5}`, `{"device_id":"x"}`, `{"user_id":"x"}`, `{"device_id":"x","user_email":"nobody"}`, `{"device_id":"x","user_id":"y","proof":5}`},
 		"POST /api/devices/{id}/share":          {`{}`, `{"user_email":5,"role":"viewer"}`, `{"user_email":"a@example.com"}`, `{"user_email":"a@example.com","role":"owner"}`, `{"user_email":"a@example.com","role":[]}`, `{"user_email":"nobody","role":"viewer"}`, `{"user_email":"a@example.com","role":"viewer","ends_at":"soon"}`, `{"user_email":"a@example.com","role":"viewer","ends_at":"2020-01-01T00:00:00Z"}`, `{"user_email":"a@example.com","role":"viewer","starts_at":"2027-02-01T00:00:00Z","ends_at":"2027-01-01T00:00:00Z"}`},
 		"POST /api/devices/{id}/transfer":       {`{}`, `{"user_email":[]}`, `{"user_email":"nobody"}`, `{"user_email":"a@example.com\u0000"}`},
@@ -357,7 +395,7 @@ func TestBadBodies(t *testing.T) {
 // taker is somebody whose body the route looks at.
 func taker(canonical string) string {
 	switch canonical {
-	case "POST /api/me/identities", "POST /api/devices/activate", "POST /api/devices/claims":
+	case "POST /api/me/identities", "POST /api/devices/activate", "POST /api/devices/claims", "POST /api/checkout/data-plan":
 		return "owner"
 	}
 	return "admin"

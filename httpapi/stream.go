@@ -126,6 +126,10 @@ func newEvent(c *registry.Change) any {
 		return updatedEvent{head, c.Name, at}
 	case registry.ChangeConfig:
 		return configEvent{head, newConfigBody(*c.Config)}
+	case registry.ChangeEvent:
+		return deviceEvent{head, newEventBody(*c.Event)}
+	case registry.ChangeOTA:
+		return otaEvent{head, newOTABody(*c.OTA)}
 	case registry.ChangeWebhookDisabled:
 		return webhookEvent{at, c.Webhook.ID, c.Webhook.Reason}
 	case registry.ChangeCommand:

@@ -16,6 +16,7 @@ const (
 	CanShare                           // share, revoke, transfer
 	CanLeave                           // give up one's own row: the owner's releases the device
 	CanEndanger                        // send commands that cannot be undone
+	CanReadSIM                         // see the SIM card in the device
 
 	// The services, which need an entitlement too.
 	CanLiveView
@@ -47,7 +48,9 @@ var capabilities = map[Capability]rule{
 	CanConfigure: {name: "configure", roles: []Role{RoleOwner, RoleAdmin, RoleStaff, RoleService}, scope: ScopeDeviceConfigure},
 	CanShare:     {name: "share", roles: []Role{RoleOwner, RoleStaff}, scope: ScopeDeviceConfigure},
 	CanLeave:     {name: "leave", roles: []Role{RoleOwner, RoleAdmin, RoleViewer, RoleStaff}, scope: ScopeDeviceConfigure},
-	CanEndanger:  {name: "endanger", roles: []Role{RoleOwner, RoleStaff}, scope: ScopeDeviceControl},
+	// No viewer: the card is a contract of the owner's.
+	CanReadSIM:  {name: "read_sim", roles: []Role{RoleOwner, RoleAdmin, RoleStaff, RoleSupport, RoleService}, scope: ScopeDeviceRead},
+	CanEndanger: {name: "endanger", roles: []Role{RoleOwner, RoleStaff}, scope: ScopeDeviceControl},
 
 	// No staff: a home is watched by its people alone. [contracts A.3]
 	CanLiveView:      {name: "live_view", roles: []Role{RoleOwner, RoleAdmin, RoleViewer}, scope: ScopeDeviceRead, paid: true},
@@ -56,7 +59,7 @@ var capabilities = map[Capability]rule{
 	CanAISummary:     {name: "ai_summary", roles: []Role{RoleOwner, RoleAdmin}, scope: ScopeDeviceRead, paid: true},
 }
 
-// String names a capability: "read", "control", "configure", "share", "leave", "endanger",
+// String names a capability: "read", "control", "configure", "share", "leave", "endanger", "read_sim",
 // "live_view", "cloud_playback", "clip_download", "ai_summary".
 func (c Capability) String() string { return capabilities[c].name }
 
@@ -82,6 +85,12 @@ func (r *Registry) Access(ctx context.Context, a Actor, deviceID string, c Capab
 		return err
 	})
 	return d, err
+}
+
+// AccessTx is [Registry.Access] in the caller's transaction, for the domains above that
+// decide and write in one.
+func (r *Registry) AccessTx(ctx context.Context, tx Tx, a Actor, deviceID string, c Capability) (OwnedDevice, error) {
+	return r.access(ctx, tx, a, deviceID, c)
 }
 
 func (r *Registry) access(ctx context.Context, tx Tx, a Actor, deviceID string, c Capability) (OwnedDevice, error) {

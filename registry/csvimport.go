@@ -55,7 +55,7 @@ type row struct {
 var errRollback = errors.New("an import with a bad line is rolled back")
 
 // ImportDevices enrols the devices of a CSV with a header line of mac_address,
-// device_secret_hash and optionally claim_secret_hash, in any order. All or nothing
+// device_secret_hash and optionally claim_secret_hash and hardware, in any order. All or nothing
 // (at most 5,000 lines), unless partial. A line that repeats a device with the same
 // secret is "existing". Errors: Invalid when the CSV itself cannot be read.
 func (r *Registry) ImportDevices(ctx context.Context, a Actor, text io.Reader, partial bool) (ImportReport, error) {
@@ -63,8 +63,8 @@ func (r *Registry) ImportDevices(ctx context.Context, a Actor, text io.Reader, p
 		return ImportReport{}, err
 	}
 	seen := map[string]int{}
-	rows, err := readCSV(text, []string{"mac_address", "device_secret_hash"}, []string{"claim_secret_hash"}, func(line int, f map[string]string) (row, error) {
-		e, err := r.enrollment(EnrollRequest{f["mac_address"], f["device_secret_hash"], f["claim_secret_hash"]})
+	rows, err := readCSV(text, []string{"mac_address", "device_secret_hash"}, []string{"claim_secret_hash", "hardware"}, func(line int, f map[string]string) (row, error) {
+		e, err := r.enrollment(EnrollRequest{f["mac_address"], f["device_secret_hash"], f["claim_secret_hash"], f["hardware"]})
 		if err != nil {
 			return row{}, err
 		}

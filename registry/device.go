@@ -65,6 +65,7 @@ type Device struct {
 	MAC             MAC // "" for a self-enrolled device that never provisioned
 	Name            string
 	FirmwareVersion string
+	Hardware        string // what it is built as; "" when nobody has said
 	SelfEnrolled    bool
 	EverOwned       bool
 	DisabledAt      time.Time // zero: enabled
@@ -106,6 +107,7 @@ type NewDevice struct {
 	ID              string
 	MAC             MAC
 	ClaimSecretHash []byte
+	Hardware        string // "" when the factory does not say
 	SelfEnrolled    bool
 	At              time.Time
 }

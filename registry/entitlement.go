@@ -17,6 +17,8 @@ type Entitlement struct {
 	EndsAt      time.Time // zero: never
 	HistoryDays int       // how far back a recording may be played; 0: no limit
 	GrantedBy   string    // the actor of a grant
+	PurchaseID  string    // of a plan: what was bought
+	SuspendedAt time.Time // not zero: it rests, while the money for it is in doubt
 	CreatedAt   time.Time
 }
 

@@ -23,6 +23,7 @@ const (
 	Unavailable                 // a transient failure: nothing was committed, try again
 	NotConfigured               // the operator has not set this up
 	Unsupported                 // the device cannot do it
+	Upstream                    // another party refuses us, which is for the operator to mend
 )
 
 // Error is the one error type of the domain: a kind for programs, a code and a

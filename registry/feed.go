@@ -21,6 +21,9 @@ const (
 	ChangeSelfEnrolled ChangeKind = "device.self_enrolled" // heard by staff alone
 	ChangeCommand      ChangeKind = "command.updated"
 	ChangeConfig       ChangeKind = "config.updated"
+	ChangeSIM          ChangeKind = "sim.alert"
+	ChangeEvent        ChangeKind = "device.event" // one that the outside has sent
+	ChangeOTA          ChangeKind = "ota.progress"
 
 	ChangeWebhookDisabled ChangeKind = "webhook.disabled" // heard by administrators alone
 )
@@ -41,6 +44,9 @@ type Change struct {
 	Share      *Ownership    // device.shared: UserID, Role and times
 	Command    *Command      // command.updated
 	Config     *ConfigState  // config.updated
+	SIM        *SIMAlert     // sim.alert
+	Event      *Event        // device.event
+	OTA        *OTAProgress  // ota.progress
 	Webhook    *WebhookAlert // webhook.disabled, which is about no device
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
@@ -56,6 +62,26 @@ type WebhookAlert struct {
 // forStaff reports whether a change goes to whoever listens among the staff.
 func (c *Change) forStaff() bool {
 	return c.Kind == ChangeSelfEnrolled || c.Kind == ChangeWebhookDisabled
+}
+
+// SIMAlert is what people hear of the SIM card in a device: there is little left of its
+// plan, or it was stopped.
+type SIMAlert struct {
+	Alert  string // data_low, percent_low, days_low, stopped, other
+	Left   string // what is left, as the carrier says: MB, per cent or days; "" when it does not
+	ICCID  string // masked
+	Status string // of the card
+}
+
+// OTAProgress is how far a device is with an update of its firmware.
+type OTAProgress struct {
+	RolloutID string
+	Version   string // of the new firmware
+	State     string // of package rollout
+	Reason    string // why it waits, was skipped or has failed
+	Progress  int    // percent, as the device says
+	Attempt   int    // counted from 1; 0: it has not been told to yet
+	UpdatedAt time.Time
 }
 
 const (
@@ -241,6 +267,14 @@ func (f *feed) rest() {
 	}
 }
 
+// Tell lets live listeners hear of a change that another domain has committed. Nobody
+// waits for it.
+func (r *Registry) Tell(c *Change) {
+	if r.feed.active.Load() {
+		r.feed.publish([]*Change{c})
+	}
+}
+
 // accessChanged makes a person's listeners ask again what they may read, before
 // they hear anything more.
 func (f *feed) accessChanged(userID string) {
@@ -289,7 +323,3 @@ func (r *Registry) AccessChanged(userID string) {
 	r.feed.accessChanged(userID)
 	r.courier.AccessChanged(userID)
 }
-
-// Alert tells the administrators who listen of something that is about no device, after
-// its commit. Without a listener it does nothing.
-func (r *Registry) Alert(c *Change) { r.feed.publish([]*Change{c}) }

@@ -2,6 +2,8 @@ package registry
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"time"
 )
 
@@ -30,6 +32,86 @@ type Invitation struct {
 	InvitedBy  string // id of the person or member of staff
 	CreatedAt  time.Time
 	ExpiresAt  time.Time
+	MailAt     time.Time // when its mail is to be sent, or sent again; zero: it was, or none is
+}
+
+// InvitationMails says whether people who are invited get a mail, and how many.
+type InvitationMails struct {
+	On         bool
+	PerAddress Rate // to one e-mail address, whoever invites; the zero value is no limit
+	PerInviter Rate // of one person or member of staff
+}
+
+// mailLease is how long whoever takes a mail has it for themselves. A mail that was
+// neither sent nor refused by then is due again, until its invitation expires.
+const mailLease = 15 * time.Minute
+
+// invite writes an invitation, and with it when its mail is due: now, or never when too
+// many were sent. Who invites hears nothing of that, or they would learn of others who
+// invite the same person.
+func (r *Registry) invite(ctx context.Context, tx Tx, a Actor, i Invitation) (put bool, err error) {
+	if r.opts.InvitationMails.On {
+		i.MailAt = i.CreatedAt
+		for _, l := range []struct {
+			of   string
+			rate Rate
+		}{{i.Email, r.opts.InvitationMails.PerAddress}, {a.String(), r.opts.InvitationMails.PerInviter}} {
+			if l.rate.Interval <= 0 || i.MailAt.IsZero() {
+				continue
+			}
+			sum := sha256.Sum256([]byte(l.of))
+			wait, err := tx.TakeCommandToken(ctx, "mail:"+hex.EncodeToString(sum[:]), i.CreatedAt, l.rate.Interval, l.rate.Burst)
+			if err != nil {
+				return false, err
+			}
+			if wait > 0 {
+				i.MailAt = time.Time{}
+			}
+		}
+	}
+	return tx.PutInvitation(ctx, i, maxShares)
+}
+
+// InvitationsMoved has a value when an invitation was written whose mail is due.
+func (r *Registry) InvitationsMoved() <-chan struct{} { return r.inviteMoved }
+
+// TakeInvitationMails takes at most limit invitations whose mails are due, each for its
+// caller alone until [Registry.InvitationMailed], or for a quarter of an hour. Errors:
+// ErrUnavailable.
+func (r *Registry) TakeInvitationMails(ctx context.Context, limit int) (taken []Invitation, err error) {
+	now := r.now()
+	var due []Invitation
+	err = r.store.View(ctx, func(tx Tx) (err error) {
+		due, err = tx.InvitationsToMail(ctx, now, limit)
+		return err
+	})
+	if err != nil || len(due) == 0 {
+		return nil, err
+	}
+	err = r.write(ctx, func(tx Tx) error {
+		taken = nil
+		for _, i := range due {
+			mine, err := tx.SetInvitationMail(ctx, i.ID, i.MailAt, now.Add(mailLease))
+			if err != nil {
+				return err
+			}
+			if mine {
+				i.MailAt = now.Add(mailLease)
+				taken = append(taken, i)
+			}
+		}
+		return nil
+	})
+	return taken, err
+}
+
+// InvitationMailed says that the mail of an invitation that was taken is sent, or will
+// never be. Errors: ErrUnavailable.
+func (r *Registry) InvitationMailed(ctx context.Context, i Invitation) error {
+	return r.write(ctx, func(tx Tx) error {
+		_, err := tx.SetInvitationMail(ctx, i.ID, i.MailAt, time.Time{})
+		return err
+	})
 }
 
 // ErrInvitationNotFound: there is no such open invitation, or it is not this person's.

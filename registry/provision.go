@@ -12,6 +12,7 @@ type ProvisionRequest struct {
 	DeviceID        string
 	MAC             MAC
 	FirmwareVersion string
+	Hardware        string // "" when the device does not say
 }
 
 // provisionResponse is what it gets back.
@@ -31,7 +32,7 @@ var (
 )
 
 // DecodeProvision reads a provisioning request: device_id, mac_address and
-// firmware_version are required.
+// firmware_version are required, hardware (see [ValidHardware]) is not.
 func DecodeProvision(payload []byte) (ProvisionRequest, error) {
 	var p ProvisionRequest
 	var got [3]bool
@@ -49,6 +50,12 @@ func DecodeProvision(payload []byte) (ProvisionRequest, error) {
 		case "firmware_version":
 			got[2] = true
 			p.FirmwareVersion, err = stringValue(key, v, 1, 32)
+		case "hardware":
+			if !isNull(v) {
+				if p.Hardware, err = stringValue(key, v, 1, 32); err == nil && !ValidHardware(p.Hardware) {
+					err = badPayload("hardware must be letters, digits, dots, hyphens and underscores.")
+				}
+			}
 		}
 		return err
 	})
@@ -164,6 +171,11 @@ func (r *Registry) provision(ctx context.Context, tx Tx, s *Session, req Provisi
 	}
 	if stale {
 		return "", false, false, ErrStale
+	}
+	if req.Hardware != "" && d.Hardware == "" {
+		if _, err := tx.SetDeviceHardware(ctx, d.No, req.Hardware, now); err != nil {
+			return "", false, false, err
+		}
 	}
 	actor := Actor{Kind: ActorDevice, ID: s.DeviceID, ClientType: "device"}
 	if owner == "" && !d.SelfEnrolled && !d.EverOwned {

@@ -27,6 +27,8 @@ type Options struct {
 	NoClaimLimits     bool             // failed tries to claim are not limited
 	Sealer            *Sealer          // nil: credentials are stored as bare digests
 	Commands          CommandLimits    // default none
+	InvitationMails   InvitationMails  // default none are sent
+	ResetReleases     bool             // a factory reset that a device reports frees it from its owner
 	Linger            time.Duration    // how long a batch collects writes; default 10 ms
 	Logger            *slog.Logger     // default slog.Default()
 }
@@ -80,6 +82,8 @@ type Registry struct {
 	bootID   atomic.Int64
 	// shareMoved has a place for one value: a share was written that may begin or end.
 	shareMoved chan struct{}
+	// inviteMoved has a place for one value: an invitation was written.
+	inviteMoved chan struct{}
 	// unknownSince is when this node booted; nil once the devices that a former
 	// life left online have returned or are offline.
 	unknownSince atomic.Pointer[time.Time]
@@ -110,7 +114,7 @@ type Counters struct {
 // New makes a Registry and starts its group commit; [Registry.Close] ends it.
 func New(store Store, courier Courier, opts Options) *Registry {
 	opts.defaults()
-	r := &Registry{store: store, courier: courier, opts: opts, log: opts.Logger, shareMoved: make(chan struct{}, 1)}
+	r := &Registry{store: store, courier: courier, opts: opts, log: opts.Logger, shareMoved: make(chan struct{}, 1), inviteMoved: make(chan struct{}, 1)}
 	r.bootID.Store(opts.NextID())
 	r.feed = newFeed(opts.NextID, &r.counters.FeedDropped)
 	r.dispatch = newDispatcher(r)
@@ -154,6 +158,13 @@ func (r *Registry) write(ctx context.Context, f func(Tx) error) error {
 // change is write for what listeners hear of, see [Work].
 func (r *Registry) change(ctx context.Context, f func(Tx) error, changes func() []*Change) error {
 	return r.ingest.do(ctx, f, changes)
+}
+
+// Change runs f in a durable transaction of the group commit, for the domains above: a
+// nil error means committed, and then listeners hear what changes returns; see [Work].
+// Errors: f's own, ErrUnavailable.
+func (r *Registry) Change(ctx context.Context, f func(Tx) error, changes func() []*Change) error {
+	return r.change(ctx, f, changes)
 }
 
 // audit writes an audit row in the transaction of the change.

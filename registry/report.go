@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/opticworks/devicecloud/topic"
@@ -30,6 +31,21 @@ const keepEvents = 100
 
 // eventRejected is the type of the event that records a rejected payload.
 const eventRejected = "payload.rejected"
+
+// OwnEventType reports whether events of a type are the registry's own: nobody else may
+// make one look like them.
+func OwnEventType(typ string) bool {
+	switch typ {
+	case eventRejected, "provision.rejected", "device.self_enrolled", "order.device_limit_reached":
+		return true
+	}
+	for _, k := range []topic.Kind{topic.ConfigStatus, topic.OTAStatus, topic.Telemetry, topic.DiagResponse} {
+		if typ == strings.ReplaceAll(k.String(), "/", ".") {
+			return true
+		}
+	}
+	return false
+}
 
 // checkReport judges a message that is kept whole. Only what the cloud itself
 // reads is judged; the rest belongs to the firmware and the app.
@@ -94,13 +110,15 @@ func oneOf(key string, v []byte, names ...string) error {
 }
 
 // KeepReport keeps a message of kind config/status, ota/status, diag/response or
-// telemetry whole and waits until it is committed. Errors as ReportState.
-func (r *Registry) KeepReport(s *Session, k topic.Kind, payload []byte) error {
+// telemetry whole and waits until it is committed, together with what a domain above
+// makes of it: with is committed in the same transaction, or its error is returned.
+// Errors as ReportState.
+func (r *Registry) KeepReport(s *Session, k topic.Kind, payload []byte, with ...*Work) error {
 	w, err := r.reportWrite(s, k, payload)
 	if err != nil {
 		return err
 	}
-	b, err := r.ingest.add(func(b *Batch) { b.Reports = append(b.Reports, w) })
+	b, err := r.ingest.add(func(b *Batch) { b.Reports, b.Work = append(b.Reports, w), append(b.Work, with...) })
 	if err != nil {
 		return err
 	}
@@ -110,6 +128,11 @@ func (r *Registry) KeepReport(s *Session, k topic.Kind, payload []byte) error {
 	if w.Stale {
 		r.counters.StaleWrites.Add(1)
 		return ErrStale
+	}
+	for _, w := range with {
+		if w.Err != nil {
+			return w.Err
+		}
 	}
 	switch k {
 	case topic.OTAStatus:
@@ -124,7 +147,7 @@ func (r *Registry) KeepReport(s *Session, k topic.Kind, payload []byte) error {
 
 // KeepReportLater is KeepReport for QoS 0: it never blocks, and drops the message
 // with ErrUnavailable when too much waits.
-func (r *Registry) KeepReportLater(s *Session, k topic.Kind, payload []byte) error {
+func (r *Registry) KeepReportLater(s *Session, k topic.Kind, payload []byte, with ...*Work) error {
 	w, err := r.reportWrite(s, k, payload)
 	if err != nil {
 		return err
@@ -133,7 +156,7 @@ func (r *Registry) KeepReportLater(s *Session, k topic.Kind, payload []byte) err
 		r.counters.Dropped.Add(1)
 		return ErrUnavailable
 	}
-	_, err = r.ingest.add(func(b *Batch) { b.Reports = append(b.Reports, w) })
+	_, err = r.ingest.add(func(b *Batch) { b.Reports, b.Work = append(b.Reports, w), append(b.Work, with...) })
 	return err
 }
 

@@ -105,7 +105,7 @@ func (r *Registry) ShareDevice(ctx context.Context, a Actor, id string, req Shar
 			ID: r.opts.NextID(), DeviceNo: d.No, Kind: InviteShare, Email: req.Email, Role: req.Role,
 			StartsAt: req.StartsAt, EndsAt: req.EndsAt, InvitedBy: a.ID, CreatedAt: now, ExpiresAt: now.Add(invitationLife),
 		}
-		put, err := tx.PutInvitation(ctx, inv, maxShares)
+		put, err := r.invite(ctx, tx, a, inv)
 		switch {
 		case err != nil:
 			return err
@@ -114,9 +114,13 @@ func (r *Registry) ShareDevice(ctx context.Context, a Actor, id string, req Shar
 		}
 		return r.audit(ctx, tx, a, id, "share_invited", map[string]any{"invitation_id": inv.ID, "role": string(req.Role)})
 	}, func() []*Change { return sharedChange(id, user, req.Role, now, req.StartsAt, req.EndsAt, user != "") })
-	if err == nil && user != "" {
+	switch {
+	case err != nil:
+	case user != "":
 		r.sharesMoved()
 		r.AccessChanged(user)
+	default:
+		signal(r.inviteMoved)
 	}
 	return status, err
 }

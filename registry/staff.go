@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"crypto/subtle"
+	"strings"
 	"time"
 
 	"github.com/opticworks/devicecloud/topic"
@@ -14,6 +15,7 @@ type EnrollRequest struct {
 	MACAddress       string
 	DeviceSecretHash string
 	ClaimSecretHash  string // of the label's claim secret; may be ""
+	Hardware         string // what it is built as, 1-32 letters, digits and ".-_"; may be ""
 }
 
 type enrollment struct {
@@ -30,10 +32,19 @@ func (r *Registry) enrollment(req EnrollRequest) (e enrollment, err error) {
 		return e, err
 	}
 	e.device = NewDevice{ID: mac.DeviceID(r.opts.Salt), MAC: mac, At: r.now()}
+	if req.Hardware != "" && !ValidHardware(req.Hardware) {
+		return e, E(Invalid, ErrInvalidRequest.Code, "hardware must be 1 to 32 letters, digits, dots, hyphens and underscores.")
+	}
+	e.device.Hardware = req.Hardware
 	if req.ClaimSecretHash != "" {
 		e.device.ClaimSecretHash, err = parseDigest("claim_secret_hash", req.ClaimSecretHash)
 	}
 	return e, err
+}
+
+// ValidHardware reports whether a text can name what a device is built as.
+func ValidHardware(s string) bool {
+	return len(s) >= 1 && len(s) <= 32 && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_") == ""
 }
 
 // Enroll records a device that the factory made. Errors: Invalid,

@@ -60,6 +60,9 @@ type DeviceTx interface {
 	// SetDeviceMAC fills in the MAC of a self-enrolled device, only while it has
 	// none; changed says whether it did. ErrAlreadyEnrolled when the MAC is taken.
 	SetDeviceMAC(ctx context.Context, no int64, mac MAC, at time.Time) (changed bool, err error)
+	// SetDeviceHardware fills in what a device is built as, only while nobody has said;
+	// changed says whether it did.
+	SetDeviceHardware(ctx context.Context, no int64, hardware string, at time.Time) (changed bool, err error)
 	// SetDeviceDisabled disables (at) or enables (zero time); changed says whether
 	// it was otherwise before.
 	SetDeviceDisabled(ctx context.Context, no int64, disabledAt, at time.Time) (changed bool, err error)
@@ -187,6 +190,11 @@ type InvitationTx interface {
 	InvitationsTo(ctx context.Context, email string, at time.Time, before int64, limit int) ([]Invitation, error)
 	// InvitationsOf lists a device's invitations that are open at a time, oldest first.
 	InvitationsOf(ctx context.Context, deviceNo int64, at time.Time) ([]Invitation, error)
+	// InvitationsToMail lists open invitations whose mail is due, the longest due first.
+	InvitationsToMail(ctx context.Context, now time.Time, limit int) ([]Invitation, error)
+	// SetInvitationMail changes when an invitation's mail is to be sent (zero: never),
+	// only while it is the given time; changed says whether it was.
+	SetInvitationMail(ctx context.Context, id int64, from, to time.Time) (changed bool, err error)
 	// DeleteInvitation removes an invitation; changed says whether it was there.
 	DeleteInvitation(ctx context.Context, id int64) (changed bool, err error)
 	// DeleteInvitations removes every invitation of a device.
@@ -227,7 +235,8 @@ type EntitlementTx interface {
 	// InsertEntitlement writes a row; changed is false for a second trial of the same
 	// capability.
 	InsertEntitlement(ctx context.Context, e Entitlement) (changed bool, err error)
-	// Entitlements lists a device's rows that have not ended at a time, oldest first.
+	// Entitlements lists a device's rows that have not ended at a time and do not rest,
+	// oldest first.
 	Entitlements(ctx context.Context, deviceNo int64, at time.Time) ([]Entitlement, error)
 	// Entitled reports whether a row for a capability holds at a time.
 	Entitled(ctx context.Context, deviceNo int64, c Capability, at time.Time) (bool, error)

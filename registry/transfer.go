@@ -30,11 +30,14 @@ func (r *Registry) TransferDevice(ctx context.Context, a Actor, id, email string
 			ID: r.opts.NextID(), DeviceNo: d.No, DeviceID: id, Kind: InviteTransfer, Email: to, Role: RoleOwner,
 			InvitedBy: a.ID, CreatedAt: now, ExpiresAt: now.Add(invitationLife),
 		}
-		if _, err := tx.PutInvitation(ctx, inv, maxShares); err != nil {
+		if _, err := r.invite(ctx, tx, a, inv); err != nil {
 			return err
 		}
 		return r.audit(ctx, tx, a, id, "transfer_offered", map[string]any{"invitation_id": inv.ID})
 	})
+	if err == nil {
+		signal(r.inviteMoved)
+	}
 	return inv, err
 }
 

@@ -11,6 +11,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/media"
 )
 
 // querier is what a transaction runs statements on.
@@ -57,7 +58,10 @@ func (t *tx) fatal(err error) bool {
 	return connectionGone(err) || t.engine.retryable(err) || t.engine.transient(err)
 }
 
-var _ account.Tx = (*tx)(nil)
+var (
+	_ account.Tx = (*tx)(nil)
+	_ media.Tx   = (*tx)(nil)
+)
 
 // exec runs a statement and returns how many rows it changed.
 func (t *tx) exec(ctx context.Context, query string, args ...any) (int64, error) {

@@ -14,7 +14,7 @@ import (
 
 // deviceColumns are the columns that scanDevice reads, of devices d and
 // device_presence p.
-const deviceColumns = `d.device_no, d.device_id, d.mac_address, d.name, d.firmware_version,
+const deviceColumns = `d.device_no, d.device_id, d.mac_address, d.name, d.firmware_version, d.hardware,
 	d.self_enrolled, d.ever_owned, d.disabled_at, d.first_seen, d.provisioned_at, d.created_at, d.updated_at,
 	p.epoch, p.status, p.reason, p.node_id, p.connection_id, p.remote, p.protocol,
 	p.connected_at, p.changed_at, p.last_seen,
@@ -25,8 +25,8 @@ const fromDevices = ` FROM devices d JOIN device_presence p ON p.device_no = d.d
 // scanDevice reads deviceColumns, and what follows them into rest.
 func scanDevice(scan scanFunc, d *registry.Device, rest ...any) error {
 	p, s := &d.Presence, &d.State
-	dest := make([]any, 0, 34)
-	dest = append(dest, &d.No, &d.ID, opt(&d.MAC), opt(&d.Name), opt(&d.FirmwareVersion),
+	dest := make([]any, 0, 35)
+	dest = append(dest, &d.No, &d.ID, opt(&d.MAC), opt(&d.Name), opt(&d.FirmwareVersion), opt(&d.Hardware),
 		&d.SelfEnrolled, &d.EverOwned, at(&d.DisabledAt), at(&d.FirstSeen), at(&d.ProvisionedAt), at(&d.CreatedAt), at(&d.UpdatedAt),
 		&p.Epoch, &p.Status, &p.Reason, opt(&p.NodeID), num(&p.ConnectionID), opt(&p.Remote), num(&p.Protocol),
 		at(&p.ConnectedAt), at(&p.ChangedAt), at(&p.LastSeen),
@@ -50,9 +50,9 @@ func (t *tx) InsertDevice(ctx context.Context, d registry.NewDevice) (int64, err
 	if err != nil {
 		return 0, err
 	}
-	inserted, err := t.changes(ctx, `INSERT INTO devices (device_no, device_id, mac_address, claim_secret_hash, self_enrolled, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT DO NOTHING`,
-		no, d.ID, text(d.MAC), blob(d.ClaimSecretHash), d.SelfEnrolled, micros(d.At))
+	inserted, err := t.changes(ctx, `INSERT INTO devices (device_no, device_id, mac_address, claim_secret_hash, self_enrolled, hardware, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $7, $6, $6) ON CONFLICT DO NOTHING`,
+		no, d.ID, text(d.MAC), blob(d.ClaimSecretHash), d.SelfEnrolled, micros(d.At), text(d.Hardware))
 	if err != nil {
 		return 0, err
 	}
@@ -237,6 +237,11 @@ func (t *tx) SetDeviceMAC(ctx context.Context, no int64, mac registry.MAC, now t
 		err = registry.ErrAlreadyEnrolled
 	}
 	return false, err
+}
+
+// SetDeviceHardware implements registry.DeviceTx.
+func (t *tx) SetDeviceHardware(ctx context.Context, no int64, hardware string, now time.Time) (bool, error) {
+	return t.changes(ctx, `UPDATE devices SET hardware = $2, updated_at = $3 WHERE device_no = $1 AND hardware IS NULL`, no, text(hardware), micros(now))
 }
 
 // SetDeviceDisabled implements registry.DeviceTx.

@@ -183,6 +183,66 @@ func TestInvitations(t *testing.T) {
 				return err
 			})
 		})
+		t.Run("are mailed by one of those who try, and again if they do not say that it is done", func(t *testing.T) {
+			s.write(func(ctx context.Context, tx account.Tx) error {
+				for n, at := range []time.Time{after(20), after(10), {}, after(60)} {
+					_, err := tx.PutInvitation(ctx, registry.Invitation{
+						ID: int64(20 + n), DeviceNo: no, Kind: registry.InviteShare, Email: fmt.Sprint("m", n, "@example.com"), Role: registry.RoleViewer,
+						InvitedBy: "owner", CreatedAt: t0, ExpiresAt: after(100), MailAt: at,
+					}, 100)
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+			due := func(seconds int) (ids []int64) {
+				s.read(func(ctx context.Context, tx account.Tx) error {
+					list, err := tx.InvitationsToMail(ctx, after(seconds), 10)
+					for _, i := range list {
+						ids = append(ids, i.ID)
+					}
+					return err
+				})
+				return ids
+			}
+			equal(t, "before", due(9), []int64(nil))
+			equal(t, "in order", due(30), []int64{21, 20})
+			equal(t, "all", due(60), []int64{21, 20, 23})
+			equal(t, "of those that are open", due(100), []int64(nil))
+			set := func(id int64, from, to time.Time) (changed bool) {
+				s.write(func(ctx context.Context, tx account.Tx) (err error) {
+					changed, err = tx.SetInvitationMail(ctx, id, from, to)
+					return err
+				})
+				return changed
+			}
+			equal(t, "one takes it", []bool{set(21, after(10), after(50)), set(21, after(10), after(50))}, []bool{true, false})
+			equal(t, "while it is sent", due(30), []int64{20})
+			equal(t, "it is sent", []bool{set(21, after(10), time.Time{}), set(21, after(50), time.Time{}), set(21, after(50), time.Time{})}, []bool{false, true, false})
+			equal(t, "then", due(60), []int64{20, 23})
+			again := func(at time.Time) {
+				s.write(func(ctx context.Context, tx account.Tx) error {
+					_, err := tx.PutInvitation(ctx, registry.Invitation{
+						ID: 30, DeviceNo: no, Kind: registry.InviteShare, Email: "m0@example.com", Role: registry.RoleViewer, InvitedBy: "owner",
+						CreatedAt: t0, ExpiresAt: after(100), MailAt: at,
+					}, 100)
+					return err
+				})
+			}
+			again(time.Time{})
+			equal(t, "one that is written anew without a mail keeps the one that is due", due(30), []int64{30})
+			again(after(40))
+			equal(t, "and with one gets a new one", due(30), []int64(nil))
+			s.write(func(ctx context.Context, tx account.Tx) error {
+				for _, id := range []int64{21, 22, 23, 30} {
+					if _, err := tx.DeleteInvitation(ctx, id); err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		})
 		t.Run("go once they are answered, expired, or the device is released", func(t *testing.T) {
 			s.write(func(ctx context.Context, tx account.Tx) error {
 				for _, want := range []bool{true, false} {

@@ -1,5 +1,6 @@
 // Package sqlstore keeps the truth of every domain in SQLite or PostgreSQL: one
-// implementation over database/sql of registry.Store and account.Store, one SQL
+// implementation over database/sql of registry.Store, account.Store and dataplan.Store, one SQL
+// implementation over database/sql of registry.Store, account.Store and media.Store, one SQL
 // text for both engines, and the migrations that build schema.sql.
 //
 // A noun has the same file here as in the domain. The rest is machinery:
@@ -26,6 +27,8 @@ import (
 	"time"
 
 	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/dataplan"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 )
 
@@ -120,6 +123,12 @@ func (db *DB) Registry() registry.Store { return registryStore{db} }
 // Accounts is the database as the domain of people sees it.
 func (db *DB) Accounts() account.Store { return accountStore{db} }
 
+// DataPlans is the database as the domain of data plans sees it.
+func (db *DB) DataPlans() dataplan.Store { return dataplanStore{db} }
+
+// Media is the database as the domain of video sees it.
+func (db *DB) Media() media.Store { return mediaStore{db} }
+
 type registryStore struct{ db *DB }
 
 func (s registryStore) View(ctx context.Context, f func(registry.Tx) error) error {
@@ -141,6 +150,26 @@ func (s accountStore) View(ctx context.Context, f func(account.Tx) error) error 
 }
 
 func (s accountStore) InTx(ctx context.Context, f func(account.Tx) error) error {
+	return s.db.inTx(ctx, func(t *tx) error { return f(t) })
+}
+
+type dataplanStore struct{ db *DB }
+
+func (s dataplanStore) View(ctx context.Context, f func(dataplan.Tx) error) error {
+	return s.db.view(ctx, func(t *tx) error { return f(t) })
+}
+
+func (s dataplanStore) InTx(ctx context.Context, f func(dataplan.Tx) error) error {
+	return s.db.inTx(ctx, func(t *tx) error { return f(t) })
+}
+
+type mediaStore struct{ db *DB }
+
+func (s mediaStore) View(ctx context.Context, f func(media.Tx) error) error {
+	return s.db.view(ctx, func(t *tx) error { return f(t) })
+}
+
+func (s mediaStore) InTx(ctx context.Context, f func(media.Tx) error) error {
 	return s.db.inTx(ctx, func(t *tx) error { return f(t) })
 }
 

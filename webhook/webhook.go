@@ -44,10 +44,10 @@ func (o *Options) defaults() {
 	}
 }
 
-// Alerts is whom administrators hear from; [registry.Registry] implements it. It is
-// called after the commit and must not block.
+// Alerts is how administrators who listen are told; [registry.Registry] implements it. It
+// is called after the commit and must not block.
 type Alerts interface {
-	Alert(c *registry.Change)
+	Tell(c *registry.Change)
 }
 
 // Service is the domain of webhooks. It is safe for concurrent use.

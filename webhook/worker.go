@@ -219,7 +219,7 @@ func (w *worker) record(id string, no int64, group []attempted) error {
 	if disabled != "" {
 		w.counters.Disabled.Add(1)
 		w.log.Error("a webhook was disabled: nothing is kept for it any more", "webhook_id", id, "reason", string(disabled))
-		w.alerts.Alert(&registry.Change{Kind: registry.ChangeWebhookDisabled, At: now, Webhook: &registry.WebhookAlert{ID: id, Reason: string(disabled)}})
+		w.alerts.Tell(&registry.Change{Kind: registry.ChangeWebhookDisabled, At: now, Webhook: &registry.WebhookAlert{ID: id, Reason: string(disabled)}})
 	}
 	return nil
 }

@@ -69,7 +69,7 @@ type alerts struct {
 	list []string
 }
 
-func (a *alerts) Alert(c *registry.Change) {
+func (a *alerts) Tell(c *registry.Change) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.list = append(a.list, c.Webhook.ID+" "+c.Webhook.Reason)

@@ -26,7 +26,9 @@ type Behaviour struct {
 	BackoffCap        time.Duration    // 0 = 60 s
 	ESPIDF            bool             // fixed 10 s between attempts, resend after 1 s, as esp-mqtt does
 	BootTime          time.Duration    // a reboot's length; 0 = 1 s
-	OTAStep           time.Duration    // between two states of an update; 0 = 1 s
+	OTAStep           time.Duration    // between two states of an update: long is a slow download; 0 = 1 s
+	UpdateFailures    float64          // share of updates that fail after half of the download, 0 to 1
+	UpdateLies        float64          // share of updates that are said to have succeeded, and restart into the old version
 	PressButton       bool             // answer ownership challenges as if somebody pressed the button
 	ClaimCode         string           // pairing code that the first device presents
 	Firmware          string           // "" = 1.2.0
@@ -74,6 +76,7 @@ type Device struct {
 	Identity Identity
 
 	index    int
+	seed     uint16
 	life     *Behaviour
 	dial     Dialer
 	stats    *Stats
@@ -91,6 +94,8 @@ type Device struct {
 	config      int
 	zones       int
 	reconnects  int
+	updates     int               // triggers that were obeyed, which decides their fate
+	updating    *update           // under way, over a lost connection too; nil: none
 	answered    []commandResponse // the last 16, oldest first, so that a repeated command has one effect
 
 	sessions atomic.Uint32 // accepted connections
@@ -104,7 +109,7 @@ type Device struct {
 // NewDevice makes a device that is switched off.
 func NewDevice(id Identity, index int, seed uint16, life *Behaviour, dial Dialer, stats *Stats) *Device {
 	return &Device{
-		Identity: id, index: index, life: life, dial: dial, stats: stats, firmware: life.Firmware, lastMark: -1,
+		Identity: id, index: index, seed: seed, life: life, dial: dial, stats: stats, firmware: life.Firmware, lastMark: -1,
 		rng: rand.New(rand.NewPCG(uint64(seed), uint64(index))),
 	}
 }
@@ -134,7 +139,7 @@ func (d *Device) Run(ctx context.Context) {
 
 // reboot starts the uptime anew, except under a ledger, which tells reports apart by it.
 func (d *Device) reboot() {
-	d.booted, d.attempt = time.Now(), 0
+	d.booted, d.attempt, d.updating = time.Now(), 0, nil
 	if d.ledger == nil {
 		d.lastMark = -1
 	}

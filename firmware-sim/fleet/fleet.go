@@ -74,6 +74,8 @@ func (o *Options) Complete() error {
 		return fmt.Errorf("scenario %q: want one of %s", o.Scenario, strings.Join(Scenarios(), ", "))
 	case o.ConnectRate < 0 || o.Waves < 0 || o.Takeovers < 0:
 		return errors.New("connect rate, waves and takeovers cannot be negative")
+	case o.UpdateFailures < 0 || o.UpdateLies < 0 || o.UpdateFailures+o.UpdateLies > 1:
+		return errors.New("the shares of updates that fail and that lie must be from 0 to 1 together")
 	case o.Scenario == "crash-check" && o.Ledger == "":
 		return errors.New("crash-check needs a ledger file")
 	case (o.Verify || o.Owner != "") && o.API == nil:

@@ -3,8 +3,10 @@ package fleet_test
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -122,6 +124,21 @@ func TestWhatADeviceSendsIsInTestdata(t *testing.T) {
 		delete(want, "logs") // optional, and this firmware is quiet
 		if diff := cmp.Diff(want, sent); diff != "" {
 			t.Errorf("telemetry (-file +sent):\n%s", diff)
+		}
+
+		p.order("command/targets", string(golden(t, "command.targets")))
+		type positions struct {
+			Timestamp time.Time
+			Targets   []map[string]int
+		}
+		var file positions
+		if err := json.Unmarshal(golden(t, "targets-stream"), &file); err != nil {
+			t.Fatal(err)
+		}
+		stream := p.message("targets/stream")
+		live := decode[positions](t, stream)
+		if diff := cmp.Diff(slices.Sorted(maps.Keys(file.Targets[0])), slices.Sorted(maps.Keys(live.Targets[0]))); diff != "" || live.Timestamp.IsZero() || stream.QoS != 0 {
+			t.Errorf("targets/stream is %s at QoS %d", stream.Payload, stream.QoS)
 		}
 	})
 }

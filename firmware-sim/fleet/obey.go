@@ -25,7 +25,7 @@ func (s *session) obey(p *mqttwire.Packet, now time.Time) error {
 	case "config/update":
 		return obeyJSON(s, p, now, s.configure)
 	case "ota/trigger":
-		return obeyJSON(s, p, now, s.update)
+		return obeyJSON(s, p, now, s.beginUpdate)
 	case "diag/request":
 		return obeyJSON(s, p, now, s.diagnose)
 	case "claim/response":
@@ -107,40 +107,6 @@ func (d *Device) diagResponse(r diagRequest, now time.Time) diagResponse {
 	return diagResponse{RequestID: r.RequestID, Timestamp: timestamp(now), Diagnostics: chosen}
 }
 
-// update plays an update over the air: five states, a step apart, then a restart into the new firmware.
-func (s *session) update(t otaTrigger, now time.Time) error {
-	say := func(status string, progress int, code string, why purpose) func(time.Time) error {
-		return func(now time.Time) error {
-			if why == forReboot {
-				s.d.firmware = t.Version
-				s.reboot = now.Add(rebootLatest)
-			}
-			return s.publish("ota/status", 1, true, why, otaStatus{
-				Status: status, Version: t.Version, Progress: progress,
-				Error: code, RolloutID: t.RolloutID, Timestamp: timestamp(now),
-			})
-		}
-	}
-	switch {
-	case t.Version == "" || t.URL == "":
-		return say("failed", 0, "bad_trigger", forOther)(now)
-	case t.MinRSSI != 0 && s.d.rssi() < t.MinRSSI:
-		return say("failed", 0, "rssi_too_low", forOther)(now)
-	case t.Version == s.d.firmware:
-		return say("success", 100, "", forOther)(now)
-	}
-	if err := say("pending", 0, "", forOther)(now); err != nil {
-		return err
-	}
-	step := s.d.life.OTAStep
-	s.schedule = append(s.schedule,
-		later{now.Add(step), say("downloading", 0, "", forOther)},
-		later{now.Add(2 * step), say("downloading", 50, "", forOther)},
-		later{now.Add(3 * step), say("verifying", 100, "", forOther)},
-		later{now.Add(4 * step), say("success", 100, "", forReboot)})
-	return nil
-}
-
 // challenged answers an ownership challenge, if somebody presses the button.
 func (s *session) challenged(c claimChallenge, _ time.Time) error {
 	if !s.d.life.PressButton {
@@ -197,7 +163,7 @@ func (s *session) obeyCommand(kind string, c command, now time.Time) error {
 		d.stats.Fail("unreadable message from the cloud", err)
 		return nil
 	}
-	return s.update(trigger, now)
+	return s.beginUpdate(trigger, now)
 }
 
 // execute decides the answer to a new command, and whether a restart follows.

@@ -186,6 +186,9 @@ func (s *session) subscribe() error {
 
 // begin is what a device does once it can hear: register if it never did, else report.
 func (s *session) begin(now time.Time) {
+	if u := s.d.updating; u != nil { // the download went on without the connection
+		s.schedule = append(s.schedule, later{now.Add(s.d.life.OTAStep), func(now time.Time) error { return s.continueUpdate(u, now) }})
+	}
 	if s.d.provisioned || s.refused {
 		s.state = now
 		return

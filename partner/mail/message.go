@@ -7,6 +7,8 @@ import (
 	netmail "net/mail"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	gomail "github.com/wneessen/go-mail"
 
@@ -16,17 +18,25 @@ import (
 // maxLine is in bytes, without the line break. [RFC 5322 2.1.1]
 const maxLine = 998
 
-var errText = errors.New("mail: the text is not ASCII in lines of at most 998 characters")
+var errText = errors.New("mail: the text is not one of printable lines of at most 998 bytes")
 
-// message writes a mail down. The text is sent as it is, so that no line of it, and
-// no link in it, is cut or encoded.
+// message writes a mail down. A text in ASCII is sent as it is, so that no line of it, and
+// no link in it, is cut or encoded; any other is quoted-printable. [RFC 2045 6.7]
 func message(from string, m account.Mail, now time.Time) (*gomail.Msg, error) {
+	ascii := true
 	for line := range strings.SplitSeq(m.Text, "\n") {
-		if len(line) > maxLine || strings.ContainsFunc(line, func(r rune) bool { return r < ' ' || r > '~' }) {
+		if len(line) > maxLine || !utf8.ValidString(line) || strings.ContainsFunc(line, func(r rune) bool { return !unicode.IsPrint(r) }) {
 			return nil, errText
 		}
+		ascii = ascii && !strings.ContainsFunc(line, func(r rune) bool { return r > '~' })
 	}
-	msg := gomail.NewMsg(gomail.WithEncoding(gomail.EncodingUSASCII), gomail.WithCharset(gomail.CharsetASCII), gomail.WithNoDefaultUserAgent())
+	// go-mail's 7bit quotes what it says that it does not quote; its 8bit leaves the
+	// text alone. What is declared 8bit may well be ASCII. [RFC 2045 6.2]
+	encoding, charset, part := gomail.EncodingUSASCII, gomail.CharsetASCII, gomail.NoEncoding
+	if !ascii {
+		encoding, charset, part = gomail.EncodingQP, gomail.CharsetUTF8, gomail.EncodingQP
+	}
+	msg := gomail.NewMsg(gomail.WithEncoding(encoding), gomail.WithCharset(charset), gomail.WithNoDefaultUserAgent())
 	if msg.From(from) != nil { // go-mail's error quotes
 		return nil, errors.New("mail: the sender is no e-mail address")
 	}
@@ -37,9 +47,7 @@ func message(from string, m account.Mail, now time.Time) (*gomail.Msg, error) {
 	msg.SetDateWithValue(now)
 	msg.SetMessageIDWithValue(strings.ToLower(rand.Text()) + "@" + domain(from))
 	msg.SetGenHeader("Auto-Submitted", "auto-generated") // keeps absent people's answers away [RFC 3834 5]
-	// go-mail's 7bit quotes what it says that it does not quote; its 8bit leaves the
-	// text alone. What is declared 8bit may well be ASCII. [RFC 2045 6.2]
-	msg.SetBodyString(gomail.TypeTextPlain, m.Text, gomail.WithPartEncoding(gomail.NoEncoding))
+	msg.SetBodyString(gomail.TypeTextPlain, m.Text, gomail.WithPartEncoding(part))
 	return msg, nil
 }
 

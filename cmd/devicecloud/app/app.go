@@ -16,9 +16,12 @@ import (
 
 	"github.com/opticworks/devicecloud/account"
 	"github.com/opticworks/devicecloud/broker"
+	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/hooks"
 	"github.com/opticworks/devicecloud/httpapi"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/topic"
 	"github.com/opticworks/devicecloud/webhook"
@@ -44,6 +47,11 @@ type App struct {
 	broker   *broker.Broker
 	registry *registry.Registry
 	accounts *account.Service
+	plans    *dataplan.Service
+	standins *standins
+	media    *media.Service
+	ingestor *media.Ingestor
+	rollouts *rollout.Service
 	webhooks *webhook.Service
 	handler  http.Handler
 	tls      *tls.Config
@@ -66,55 +74,69 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 	if err := c.makeDataDir(); err != nil {
 		return nil, err
 	}
-	a := &App{config: c, log: log, metrics: prometheus.NewRegistry(), ready: make(chan struct{})}
+	a := &App{log: log, metrics: prometheus.NewRegistry(), ready: make(chan struct{})}
+	var err error
+	if a.standins, err = c.startStandins(a.listensAt); err != nil {
+		return nil, err
+	}
+	a.config = c
+	if err := a.build(ctx, c); err != nil {
+		return nil, errors.Join(err, a.standins.Close())
+	}
+	return a, nil
+}
+
+// build is New behind the stand-ins, which have changed the configuration.
+func (a *App) build(ctx context.Context, c Config) error {
+	log := a.log
 	if err := errors.Join(
 		a.metrics.Register(collectors.NewGoCollector()),
 		a.metrics.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
 	); err != nil {
-		return nil, err
+		return err
 	}
 	if err := a.loadTLS(); err != nil {
-		return nil, err
+		return err
 	}
 	keys, err := c.signingKeys()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	regOptions, err := c.registryOptions(log)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	hookOptions, err := c.webhookOptions(regOptions, log)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	proxies, err := c.trustedProxies()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	staff, err := c.staffProvider(log)
 	if err != nil {
-		return nil, err
+		return err
 	}
 
 	providers, err := c.providers(log)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	mailer, err := c.mailer()
 	if err != nil {
-		return nil, err
+		return err
 	}
 
 	a.db, err = sqlstore.Open(ctx, c.DatabaseURL.Reveal(), sqlstore.Options{Logger: log})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	a.broker, err = broker.New(broker.Options{
 		TLSAddr: c.MQTTTLSAddr, PlainAddr: c.MQTTAddr, TLS: a.tls, Limits: c.brokerLimits(), Logger: log, Registerer: a.metrics,
 	})
 	if err != nil {
-		return nil, closeAll(err, a.db.Close)
+		return closeAll(err, a.db.Close)
 	}
 	root := topic.Root(c.TopicRoot)
 	courier := hooks.NewCourier(a.broker.Server(), root, log)
@@ -126,28 +148,54 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 		Sealer: regOptions.Sealer, StaffProvider: staff, StaffGroups: c.staffGroups(),
 	})
 	if err != nil {
-		return nil, errors.Join(err, a.Close())
+		return errors.Join(err, a.Close())
 	}
+	a.plans = dataplan.New(a.db.DataPlans(), a.registry, c.dataplanOptions(log, regOptions.NextID))
+	plans, err := c.dataPlans()
+	if err == nil && plans != nil {
+		err = a.plans.LoadPlans(ctx, plans)
+	}
+	if err != nil {
+		return errors.Join(err, a.Close())
+	}
+	a.media = media.New(a.db.Media(), a.registry, media.Options{NextID: regOptions.NextID, Logger: log})
+	a.rollouts = rollout.New(a.db.Rollouts(), a.registry, courier, rollout.Options{
+		NodeID: c.NodeID, Root: root, NextID: regOptions.NextID, Logger: log,
+	})
 	err = a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
 		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(),
-		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
+		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(), Updates: a.rollouts,
 	})...)
 	if err == nil {
 		err = errors.Join(
 			a.metrics.Register(newRegistryCollector(a.registry.Counters())),
+			a.metrics.Register(newDataPlanCollector(a.plans.Counters())),
 			a.metrics.Register(newWebhookCollector(a.webhooks.Counters())),
 		)
 	}
 	if err != nil {
-		return nil, errors.Join(err, a.Close())
+		return errors.Join(err, a.Close())
+	}
+	if a.ingestor, err = c.newIngestor(a.db, a.registry, regOptions, log); err == nil {
+		err = a.metrics.Register(newIngestCollector(a.ingestor.Counters()))
+	}
+	if err != nil {
+		return errors.Join(err, a.Close())
 	}
 	a.handler = httpapi.New(
-		httpapi.Deps{Registry: a.registry, Accounts: a.accounts, Webhooks: a.webhooks, WebSocket: a.broker.WebSocket(), Ready: a.readiness},
+		httpapi.Deps{
+			Registry: a.registry, Accounts: a.accounts,
+			Rollouts:  a.rollouts,
+			DataPlans: a.plans,
+			Media:     a.media, Ingestor: a.ingestor,
+			Webhooks:  a.webhooks,
+			WebSocket: a.broker.WebSocket(), Ready: a.readiness,
+		},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
 			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
 		})
-	return a, nil
+	return nil
 }
 
 // Ready is closed when every listener is open.
@@ -155,6 +203,16 @@ func (a *App) Ready() <-chan struct{} { return a.ready }
 
 // Addresses is where the program listens. It is valid once Ready is closed.
 func (a *App) Addresses() Addresses { return a.addresses }
+
+// listensAt is where the program listens for HTTP; "" while it does not.
+func (a *App) listensAt() string {
+	select {
+	case <-a.ready:
+		return a.addresses.HTTP
+	default:
+		return ""
+	}
+}
 
 // CAFile is the CA that the server's certificate is from in dev mode; "" outside.
 func (a *App) CAFile() string { return a.caFile }
@@ -207,6 +265,9 @@ func (a *App) Run(ctx context.Context) error {
 		}
 	})
 	background.Go(func() { a.accounts.Run(work) })
+	background.Go(func() { a.plans.Run(work) })
+	background.Go(func() { a.ingestor.Run(work) })
+	background.Go(func() { a.rollouts.Run(work) })
 	background.Go(func() { a.webhooks.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {
@@ -260,7 +321,7 @@ func (a *App) Close() error {
 			a.accounts.CloseMail(ctx)
 		}
 		a.registry.Close()
-		a.closeErr = a.db.Close()
+		a.closeErr = errors.Join(a.standins.Close(), a.db.Close())
 	})
 	return a.closeErr
 }

@@ -42,6 +42,7 @@ type Config struct {
 	OfflineThresholdSec     int      `name:"offline-threshold-sec" default:"120" help:"longest silence of a device, seconds"`
 	PairingCodeExpirySec    int      `name:"pairing-code-expiry-sec" default:"300" help:"seconds for which a pairing code can be presented"`
 	TrialDays               int      `name:"trial-days" default:"30" help:"days of video services from a device's first activation; 0 is none"`
+	ResetReleasesOwnership  bool     `name:"reset-releases-ownership" help:"a factory reset that a device reports frees it from its owner"`
 	MaxDevicesPerUser       int      `name:"max-devices-per-user" default:"50" help:"devices that one person may own"`
 	AuditRetentionDays      int      `name:"audit-retention-days" default:"90" help:"age at which audit rows are deleted"`
 	HistoryRetentionDays    int      `name:"history-retention-days" default:"90" help:"age at which connections and events are deleted"`
@@ -66,7 +67,7 @@ type Config struct {
 	WeChatSecret              Secret            `name:"wechat-secret" help:"its AppSecret"`
 	WeChatSecretFile          string            `name:"wechat-secret-file" help:"file that holds WECHAT_SECRET"`
 	WeChatBaseURL             string            `name:"wechat-base-url" default:"https://api.weixin.qq.com" help:"where WeChat answers, for tests"`
-	SMTPURL                   Secret            `name:"smtp-url" help:"smtp://user:password@host:587 or smtps://...:465; empty: no mailed links, in dev mode files in DATA_DIR/outbox"`
+	SMTPURL                   Secret            `name:"smtp-url" help:"smtp://user:password@host:587 or smtps://...:465; empty: no mailed links and invitations, in dev mode files in DATA_DIR/outbox"`
 	SMTPURLFile               string            `name:"smtp-url-file" help:"file that holds SMTP_URL"`
 	MailFrom                  string            `name:"mail-from" help:"sender of mails"`
 	PublicURL                 string            `name:"public-url" help:"where people reach this server, https"`
@@ -79,6 +80,16 @@ type Config struct {
 	AdminOIDCAdminGroup       string            `name:"admin-oidc-admin-group" help:"whose members are administrators"`
 	AdminOIDCSupportGroup     string            `name:"admin-oidc-support-group" help:"whose members are support staff"`
 
+	DataPlansFile                   string `name:"data-plans-file" help:"data plans that are sold, JSON; empty: those that administrators make"`
+	StripeSecretKey                 Secret `name:"stripe-secret-key" help:"takes payments for data plans; empty: none are sold"`
+	StripeSecretKeyFile             string `name:"stripe-secret-key-file" help:"file that holds STRIPE_SECRET_KEY"`
+	StripeDataPlanWebhookSecret     Secret `name:"stripe-data-plan-webhook-secret" help:"of the Stripe endpoint /api/webhooks/data-plan, whsec_..."`
+	StripeDataPlanWebhookSecretFile string `name:"stripe-data-plan-webhook-secret-file" help:"file that holds STRIPE_DATA_PLAN_WEBHOOK_SECRET"`
+	StripeBaseURL                   string `name:"stripe-base-url" default:"https://api.stripe.com" help:"where Stripe answers, for tests"`
+	DevStandins                     bool   `name:"dev-standins" help:"with --dev: stand-ins for the partners that are not configured; devicecloud demo has them"`
+	IngestKeys                      Secret `name:"ingest-keys" help:"k1:secret,k2:secret of who signs events that it sends; empty: none are taken"`
+	IngestKeysFile                  string `name:"ingest-keys-file" help:"file that holds INGEST_KEYS"`
+
 	LimitConnectsPerDevice  Rate `name:"limit-connects-per-device" default:"6/m:20" dev:"0" help:"MQTT connections of one device"`
 	LimitStatePerDevice     Rate `name:"limit-state-per-device" default:"1/s:10" dev:"0" help:"state messages of one device"`
 	LimitTelemetryPerDevice Rate `name:"limit-telemetry-per-device" default:"1/m:5" dev:"0" help:"telemetry messages of one device"`
@@ -88,9 +99,12 @@ type Config struct {
 	LimitLoginsPerInstall   Rate `name:"limit-logins-per-install" default:"10/m:10" dev:"0" help:"logins of one installation of an app"`
 	LimitLinksPerEmail      Rate `name:"limit-magic-links-per-email" default:"5/h:5" dev:"0" help:"login links mailed to one address"`
 	LimitLinksPerAddress    Rate `name:"limit-magic-links-per-address" default:"20/h:20" dev:"0" help:"login links that one address asks for"`
+	LimitInvitesPerEmail    Rate `name:"limit-invitation-mails-per-email" default:"5/h:5" dev:"0" help:"mails about invitations to one address"`
+	LimitInvitesPerUser     Rate `name:"limit-invitation-mails-per-user" default:"20/h:20" dev:"0" help:"mails about invitations of one person"`
 	LimitChangesPerDevice   Rate `name:"limit-changes-per-device" default:"20/m:20" dev:"0" help:"changes of one device over HTTP"`
 	LimitCommandsPerUser    Rate `name:"limit-commands-per-user" default:"30/m" dev:"0" help:"commands of one person, member of staff or service account"`
 	LimitCommandsPerDevice  Rate `name:"limit-commands-per-device" default:"10/m:5" dev:"0" help:"commands to one device"`
+	LimitIngestPerKey       Rate `name:"limit-ingest-per-key" default:"100/s:500" dev:"0" help:"deliveries of events that are signed with one key"`
 	HTTPRatePerAddress      Rate `name:"http-rate-per-address" default:"50/s:200" dev:"0" help:"HTTP requests from one address"`
 	HTTPRatePerUser         Rate `name:"http-rate-per-user" default:"20/s:100" dev:"0" help:"HTTP requests of one person, member of staff or service account"`
 	MQTTAcceptRate          Rate `name:"mqtt-accept-rate" default:"2000/s:200" dev:"0" help:"MQTT connections accepted in all"`

@@ -5,11 +5,12 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/opticworks/devicecloud/dataplan"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 )
 
-// registryCollector exports the registry's counters; the domain itself knows no
-// metrics library.
+// registryCollector exports counters of a domain, which itself knows no metrics library.
 type registryCollector struct {
 	counters []counter
 }
@@ -20,13 +21,15 @@ type counter struct {
 	scale float64
 }
 
+// metric is one counter as it is exported.
+type metric struct {
+	name, help string
+	value      *atomic.Int64
+	scale      float64
+}
+
 func newRegistryCollector(c *registry.Counters) *registryCollector {
-	var all []counter
-	for _, row := range []struct {
-		name, help string
-		value      *atomic.Int64
-		scale      float64
-	}{
+	return newCollector([]metric{
 		{"registry_batches_total", "Group commits.", &c.Batches, 1},
 		{"registry_failed_batches_total", "Group commits that failed: none of their messages was acknowledged.", &c.FailedBatches, 1},
 		{"registry_committed_writes_total", "Writes in group commits.", &c.Committed, 1},
@@ -39,8 +42,40 @@ func newRegistryCollector(c *registry.Counters) *registryCollector {
 		{"registry_self_enrolled_total", "Devices that enrolled themselves.", &c.SelfEnrolled, 1},
 		{"registry_presence_corrections_total", "Wrong presence that the sweep corrected; the goal is 0.", &c.PresenceCorrections, 1},
 		{"registry_stream_events_dropped_total", "Changes that event streams did not get because their clients read too slowly.", &c.FeedDropped, 1},
-	} {
+	})
+}
+
+// newDataPlanCollector exports the counters of data plans.
+func newDataPlanCollector(c *dataplan.Counters) *registryCollector {
+	return newCollector([]metric{
+		{"dataplan_events_total", "Reports of the payment provider that were taken.", &c.Events, 1},
+		{"dataplan_duplicate_events_total", "Reports of the payment provider that had been taken before.", &c.Duplicates, 1},
+		{"dataplan_invalid_signatures_total", "Reports whose signature was not good.", &c.BadSignatures, 1},
+		{"dataplan_unconfigured_events_total", "Reports that came while no webhook secret was set.", &c.Unconfigured, 1},
+		{"dataplan_held_total", "Purchases put on hold because what was paid is not the price.", &c.Held, 1},
+		{"dataplan_refused_transitions_total", "Reports that would have moved a purchase where it cannot go.", &c.Refused, 1},
+	})
+}
+
+func newCollector(rows []metric) *registryCollector {
+	var all []counter
+	for _, row := range rows {
 		all = append(all, counter{prometheus.NewDesc(row.name, row.help, nil, nil), row.value, row.scale})
+	}
+	return &registryCollector{all}
+}
+
+func newIngestCollector(c *media.IngestCounters) *registryCollector {
+	var all []counter
+	for _, row := range []struct {
+		name, help string
+		value      *atomic.Int64
+	}{
+		{"registry_ingested_events_total", "Events from outside that were taken.", &c.Accepted},
+		{"registry_ingest_duplicates_total", "Events from outside that had been taken before.", &c.Duplicates},
+		{"registry_ingest_refused_total", "Deliveries and events from outside that were refused.", &c.Refused},
+	} {
+		all = append(all, counter{prometheus.NewDesc(row.name, row.help, nil, nil), row.value, 1})
 	}
 	return &registryCollector{all}
 }

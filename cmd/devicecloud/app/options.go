@@ -42,6 +42,10 @@ func (c *Config) registryOptions(log *slog.Logger) (registry.Options, error) {
 		Commands: registry.CommandLimits{
 			PerUser: registryRate(c.LimitCommandsPerUser), PerDevice: registryRate(c.LimitCommandsPerDevice), ByType: !c.Dev,
 		},
+		InvitationMails: registry.InvitationMails{
+			On: c.SMTPURL != "" || c.Dev, PerAddress: registryRate(c.LimitInvitesPerEmail), PerInviter: registryRate(c.LimitInvitesPerUser),
+		},
+		ResetReleases: c.ResetReleasesOwnership,
 	}
 	key, err := c.encryptionKey()
 	if err != nil || key == nil {

@@ -47,6 +47,9 @@ func (c *Config) readSecrets() error {
 		{"SECRET_ENCRYPTION_KEY", &c.SecretEncryptionKey, c.SecretEncryptionKeyFile},
 		{"WECHAT_SECRET", &c.WeChatSecret, c.WeChatSecretFile},
 		{"SMTP_URL", &c.SMTPURL, c.SMTPURLFile},
+		{"STRIPE_SECRET_KEY", &c.StripeSecretKey, c.StripeSecretKeyFile},
+		{"STRIPE_DATA_PLAN_WEBHOOK_SECRET", &c.StripeDataPlanWebhookSecret, c.StripeDataPlanWebhookSecretFile},
+		{"INGEST_KEYS", &c.IngestKeys, c.IngestKeysFile},
 		{"ADMIN_OIDC_CLIENT_SECRET", &c.AdminOIDCClientSecret, c.AdminOIDCClientSecretFile},
 	} {
 		if s.file == "" {

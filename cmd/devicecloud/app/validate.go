@@ -27,7 +27,9 @@ func (c *Config) Prepare() error {
 		c.checkSecrets(),
 		c.checkNumbers(),
 		c.checkIdentity(),
+		c.checkPlans(),
 		errorOf(c.trustedProxies()),
+		errorOf(c.ingestKeys()),
 		errorOf(c.webhookNetworks()),
 		errorOf(c.staffProvider(slog.New(slog.DiscardHandler))),
 	)
@@ -153,6 +155,9 @@ func (c *Config) checkStrength() error {
 		{"SMTP_URL", c.SMTPURL, weakURL},
 		{"WECHAT_SECRET", c.WeChatSecret, weakShared},
 		{"ADMIN_OIDC_CLIENT_SECRET", c.AdminOIDCClientSecret, weakShared},
+		{"STRIPE_SECRET_KEY", c.StripeSecretKey, weakPrefixed("sk_test_", "sk_live_", "rk_test_", "rk_live_")},
+		{"STRIPE_DATA_PLAN_WEBHOOK_SECRET", c.StripeDataPlanWebhookSecret, weakPrefixed("whsec_")},
+		{"INGEST_KEYS", c.IngestKeys, weakIngestKeys},
 	} {
 		if s.secret == "" {
 			continue

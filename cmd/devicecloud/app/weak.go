@@ -45,6 +45,19 @@ func weakText(s string, least int) error {
 // weakShared is weakText for a secret that somebody else made for us.
 func weakShared(s string) error { return weakText(s, minSharedSecret) }
 
+// weakPrefixed is weakShared for what follows a prefix; what has none is not judged: it is
+// no such secret, and something else says so.
+func weakPrefixed(prefixes ...string) func(string) error {
+	return func(s string) error {
+		for _, p := range prefixes {
+			if rest, ok := strings.CutPrefix(s, p); ok && rest != "" {
+				return weakShared(rest)
+			}
+		}
+		return nil
+	}
+}
+
 // weakKey refuses key bytes that did not come from a random source: a pattern, text,
 // too few different bytes. Of 32 random bytes none of it is true, but once in 10^12.
 func weakKey(key []byte) error {

@@ -101,8 +101,37 @@ func refusals(t *testing.T) map[string]struct {
 			c.AdminOIDCIssuer, c.AdminOIDCClientID, c.AdminOIDCClientSecret = "https://login.example.com", "cloud", app.Secret(v)
 			c.AdminOIDCAdminGroup, c.PublicURL = "admins", "https://cloud.example.com"
 		}, guessable, false},
-		"TOKEN_SIGNING_KEY":     {func(c *app.Config, v string) { c.TokenSigningKey = app.Secret(v) }, signing, false},
-		"SECRET_ENCRYPTION_KEY": {func(c *app.Config, v string) { c.SecretEncryptionKey = app.Secret(v) }, sealing, true},
+		"INGEST_KEYS": {func(c *app.Config, v string) { c.IngestKeys = app.Secret(v) }, ingestKeys(), false},
+		"STRIPE_SECRET_KEY": {func(c *app.Config, v string) {
+			c.StripeSecretKey, c.PublicURL = app.Secret("sk_live_"+v), "https://cloud.example.com"
+		}, guessable, false},
+		"STRIPE_DATA_PLAN_WEBHOOK_SECRET": {func(c *app.Config, v string) { c.StripeDataPlanWebhookSecret = app.Secret("whsec_" + v) }, guessable, false},
+		"TOKEN_SIGNING_KEY":               {func(c *app.Config, v string) { c.TokenSigningKey = app.Secret(v) }, signing, false},
+		"SECRET_ENCRYPTION_KEY":           {func(c *app.Config, v string) { c.SecretEncryptionKey = app.Secret(v) }, sealing, true},
+	}
+}
+
+// ingestKeys are values of INGEST_KEYS with a guessable secret, or that are none.
+func ingestKeys() []string {
+	all := []string{"", "k1", "k1:", ":" + strong, "k 1:" + strong, "k1:" + strong + ",k1:" + strong + "x", "k1:" + strong + ",", strong, "k1:" + strong[:23], "k1:" + strong + ",k2:changeme"}[1:]
+	for _, secret := range guessable {
+		if !strings.Contains(secret, ",") {
+			all = append(all, "k1:"+secret)
+		}
+	}
+	return all
+}
+
+// strong is a secret that is taken.
+const strong = "lake-Copper-41-moss-9Kq2vB7m"
+
+func TestIngestKeysThatAreTaken(t *testing.T) {
+	for _, keys := range []string{"k1:" + strong, "k1:" + strong + ", k2:" + strong + ":with:colons", "Aws_lambda-2026:" + strong} {
+		c := served(t)
+		c.IngestKeys = app.Secret(keys)
+		if err := c.Prepare(); err != nil {
+			t.Errorf("%s: %v", keys, err)
+		}
 	}
 }
 

@@ -1,0 +1,60 @@
+package app
+
+import (
+	"errors"
+
+	standinstripe "github.com/opticworks/devicecloud/standin/stripe"
+)
+
+// standins are servers on loopback addresses that stand in for our partners: with
+// `devicecloud demo`, and with DEV_STANDINS in dev mode. Nothing else knows of them: each
+// puts its address and its secrets into the settings where nobody has put others.
+type standins struct {
+	Stripe *standinstripe.Server // nil: there is none
+	close  []func() error
+}
+
+// startStandins starts what DEV_STANDINS asks for. address is where the program itself
+// listens for HTTP, "" while it does not.
+func (c *Config) startStandins(address func() string) (*standins, error) {
+	s := &standins{}
+	if !c.DevStandins {
+		return s, nil
+	}
+	for _, start := range []func(*Config, func() string) error{s.startStripe} {
+		if err := start(c, address); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
+	return s, nil
+}
+
+// Close ends them, the last first; it may be called again.
+func (s *standins) Close() error {
+	var err error
+	for i := len(s.close) - 1; i >= 0; i-- {
+		err = errors.Join(err, s.close[i]())
+	}
+	s.close = nil
+	return err
+}
+
+// startStripe stands in for Stripe unless a key of the real one is set.
+func (s *standins) startStripe(c *Config, address func() string) (err error) {
+	if c.StripeSecretKey != "" {
+		return nil
+	}
+	s.Stripe, err = standinstripe.Start(standinstripe.Options{Target: func() string {
+		if a := address(); a != "" {
+			return "http://" + dialable(a) + "/api/webhooks/data-plan"
+		}
+		return ""
+	}})
+	if err != nil {
+		return err
+	}
+	s.close = append(s.close, s.Stripe.Close)
+	c.StripeSecretKey, c.StripeBaseURL = Secret(s.Stripe.Key()), s.Stripe.URL()
+	c.StripeDataPlanWebhookSecret = Secret(s.Stripe.Secret())
+	return nil
+}

@@ -1,0 +1,9 @@
+package rollout
+
+import "context"
+
+// Step looks at the rollouts once, as Run does.
+func (s *Service) Step(ctx context.Context) error { return s.step(ctx) }
+
+// Chosen reports whether a device is in the share of a rollout.
+func (r Rollout) Chosen(deviceID string) bool { return r.chosen(deviceID) }
