@@ -53,13 +53,13 @@ if ((${#packages[@]})); then
 	fi
 fi
 
-if ! have_npm mqtt || ! have_npm oidc-provider; then
+if ! have_npm mqtt || ! have_npm oidc-provider || ! have_npm standardwebhooks; then
 	if ! command -v npm >/dev/null; then
-		give_up "mqtt.js and oidc-provider" "there is no npm"
+		give_up "mqtt.js, oidc-provider and standardwebhooks" "there is no npm"
 	else
-		echo "test-deps: installing mqtt.js and oidc-provider into e2e/node_modules"
+		echo "test-deps: installing mqtt.js, oidc-provider and standardwebhooks into e2e/node_modules"
 		if ! npm install --prefix e2e --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel error </dev/null; then
-			give_up "mqtt.js and oidc-provider" "npm install failed"
+			give_up "mqtt.js, oidc-provider and standardwebhooks" "npm install failed"
 		fi
 	fi
 fi
