@@ -25,6 +25,7 @@ var floors = map[string]int{
 	"webhook":               2,
 	"sqlstore":              3,
 	"hooks":                 3,
+	"partner/bedrock":       3,
 	"partner/idp":           3, // one outside party each, never one another
 	"partner/eiotclub":      3,
 	"partner/mail":          3,

@@ -3,6 +3,8 @@ package account
 import (
 	"bytes"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 )
 
 // guessed are the words that sample configurations, manuals and people put where a
@@ -37,8 +39,12 @@ func Guessable(secret string) (why string) {
 	return ""
 }
 
-// placeholder reports whether a text is what a manual shows instead of a value.
+// placeholder reports whether a text is what a manual shows instead of a value. Bytes
+// that are no text are none: one random key in 13,000 begins and ends like one.
 func placeholder(s string) bool {
+	if !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return false
+	}
 	for _, form := range [][2]string{{"<", ">"}, {"{", "}"}, {"[", "]"}, {"${", "}"}, {"$(", ")"}, {"%", "%"}} {
 		if len(s) > 1 && strings.HasPrefix(s, form[0]) && strings.HasSuffix(s, form[1]) {
 			return true

@@ -89,23 +89,28 @@ func TestInvitationMails(t *testing.T) {
 	}{
 		"a share for viewing": {
 			registry.Invitation{ID: 1, Kind: registry.InviteShare, Role: registry.RoleViewer, From: "ann@example.com", DeviceName: "Hall"},
-			"You are invited to use a device", []string{`ann@example.com` + "\n" + `invites you to use the device "Hall".`, "viewer"},
+			"You are invited to use a device",
+			[]string{`ann@example.com` + "\n" + `invites you to use the device "Hall".`, "viewer"},
 		},
 		"a share for a while": {
 			registry.Invitation{ID: 2, Kind: registry.InviteShare, Role: registry.RoleAdmin, From: "ann@example.com", StartsAt: expires, EndsAt: expires.Add(time.Hour)},
-			"You are invited to use a device", []string{"a device", "admin", "From 22 January 2026 10:05 UTC.", "Until 22 January 2026 11:05 UTC."},
+			"You are invited to use a device",
+			[]string{"a device", "admin", "From 22 January 2026 10:05 UTC.", "Until 22 January 2026 11:05 UTC."},
 		},
 		"a transfer": {
 			registry.Invitation{ID: 3, Kind: registry.InviteTransfer, Role: registry.RoleOwner, From: "ann@example.com", DeviceName: "客厅 Küche"},
-			"You are offered a device", []string{`offers to give you the device "客厅 Küche".`, "owner"},
+			"You are offered a device",
+			[]string{`offers to give you the device "客厅 Küche".`, "owner"},
 		},
 		"of staff": {
 			registry.Invitation{ID: 4, Kind: registry.InviteShare, Role: registry.RoleViewer},
-			"You are invited to use a device", []string{"The support team\n"},
+			"You are invited to use a device",
+			[]string{"The support team\n"},
 		},
 		"a name that would be more than one": {
 			registry.Invitation{ID: 5, Kind: registry.InviteShare, Role: registry.RoleViewer, From: "ann@example.com", DeviceName: "x\r\nBcc: all@example.com\n\nPay at https://evil.example/now\u2028"},
-			"You are invited to use a device", []string{`the device "x Bcc all example com Pay at https evil example now".`},
+			"You are invited to use a device",
+			[]string{`the device "x Bcc all example com Pay at https evil example now".`},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

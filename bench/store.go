@@ -121,7 +121,7 @@ func liveOnce(ctx context.Context, store registry.Store, logins []login, nextID 
 	}
 	err = store.InTx(ctx, func(tx registry.Tx) error {
 		for i, l := range logins {
-			if _, err := tx.SetProvisioned(ctx, l.deviceNo, epochs[i], "1.0.0", time.Now()); err != nil {
+			if _, err := tx.SetProvisioned(ctx, l.deviceNo, epochs[i], "1.0.0", 0, time.Now()); err != nil {
 				return err
 			}
 		}

@@ -63,7 +63,10 @@ func (s *Service) TakeNotice(ctx context.Context, a registry.Actor, from netip.A
 	}
 	a = registry.Actor{Kind: registry.ActorSystem, RequestID: a.RequestID, IP: a.IP, UserAgent: a.UserAgent}
 	// Most repetitions are found without a write.
-	e := CarrierEvent{Provider: carrierProvider, ID: n.ID, Event: n.Event, ICCID: n.ICCID, Hash: n.Hash, Outcome: OutcomeIgnored, ReceivedAt: s.now()}
+	now := s.now()
+	e := CarrierEvent{
+		Provider: carrierProvider, ID: n.ID, Event: n.Event, ICCID: n.ICCID, Hash: n.Hash, Outcome: OutcomeIgnored, ReceivedAt: now, ProcessedAt: now,
+	}
 	known, err := s.knownNotice(ctx, e)
 	if err == nil && !known {
 		known, err = s.obey(ctx, a, &e, n)

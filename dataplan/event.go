@@ -251,8 +251,16 @@ func (s *Service) name(ctx context.Context, tx Tx, p *Purchase, r Report) error 
 	for _, n := range []struct {
 		field *string
 		value string
-	}{{&p.SessionID, r.SessionID}, {&p.SubscriptionID, r.SubscriptionID}} {
-		if *n.field == "" {
+		find  func(ctx context.Context, id string) (Purchase, bool, error)
+	}{{&p.SessionID, r.SessionID, tx.PurchaseBySession}, {&p.SubscriptionID, r.SubscriptionID, tx.PurchaseBySubscription}} {
+		if *n.field != "" || n.value == "" {
+			continue
+		}
+		_, taken, err := n.find(ctx, n.value)
+		if err != nil {
+			return err
+		}
+		if !taken { // what another purchase is called stays its name
 			*n.field = n.value
 		}
 	}

@@ -167,6 +167,19 @@ func TestWhatIsNotOurs(t *testing.T) {
 	equal(t, "the purchase", w.purchase(p.ID).Status, dataplan.Pending)
 }
 
+// A report that gives two purchases one name is taken, and the name stays where it was.
+func TestNamesStay(t *testing.T) {
+	eachEngine(t, func(t *testing.T, w *world) {
+		first, second := w.buy("u", w.device(), "once", "1"), w.buy("u", w.device(), "monthly", "2")
+		w.take(events{first}.completed())
+		e := events{second}.completed()
+		e.SessionID, e.IntentID = first.SessionID, "pi_"+first.ID
+		equal(t, "the outcome", w.take(e), dataplan.Handled)
+		equal(t, "the first", w.purchase(first.ID).SessionID, first.SessionID)
+		equal(t, "the second", w.purchase(second.ID).SessionID, second.SessionID)
+	})
+}
+
 // A failure while the event is taken leaves nothing: the sender's next try has the effect.
 func TestAFailureRollsBack(t *testing.T) {
 	w := newWorld(t, engines["sqlite"](t))

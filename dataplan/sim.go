@@ -2,6 +2,7 @@ package dataplan
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/opticworks/devicecloud/registry"
@@ -19,6 +20,11 @@ const (
 	SIMExpired   SIMStatus = "expired"   // its package has ended
 	SIMRetired   SIMStatus = "retired"   // for good
 )
+
+// Valid reports whether it is one of the states.
+func (s SIMStatus) Valid() bool {
+	return slices.Contains([]SIMStatus{SIMInactive, SIMActive, SIMSuspended, SIMExhausted, SIMExpired, SIMRetired}, s)
+}
 
 // SIM is a SIM card, in a device or in a drawer.
 type SIM struct {
@@ -71,6 +77,7 @@ func (s SIM) Blocked(now time.Time) (c Connectivity, ok bool) {
 		SIMInactive: SIMNotStarted, SIMSuspended: SIMStopped, SIMExhausted: OutOfData, SIMExpired: PlanEnded, SIMRetired: SIMGone,
 	}
 	switch reason, blocked := reasons[s.Status]; {
+	case s.Status == SIMInactive && s.RefreshedAt.IsZero(): // it was added so; the carrier has not been asked
 	case blocked:
 		return Connectivity{reason, s.StatusAt}, true
 	case !s.PlanEndsAt.IsZero() && !s.PlanEndsAt.After(now):
@@ -263,12 +270,15 @@ func (s *Service) UnassignSIM(ctx context.Context, a registry.Actor, simID int64
 // ErrFeatureDisabled without a carrier, ErrCarrierRefused, ErrCarrierUnavailable, and
 // those of [Service.SIM].
 func (s *Service) RefreshSIM(ctx context.Context, a registry.Actor, simID int64) (SIM, error) {
+	if err := manages(a); err != nil {
+		return SIM{}, err
+	}
+	if s.opts.Carrier == nil {
+		return SIM{}, registry.ErrFeatureDisabled
+	}
 	sim, err := s.SIM(ctx, a, simID)
-	switch {
-	case err != nil:
+	if err != nil {
 		return sim, err
-	case s.opts.Carrier == nil:
-		return sim, registry.ErrFeatureDisabled
 	}
 	return s.refresh(ctx, a, sim)
 }

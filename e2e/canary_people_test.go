@@ -142,7 +142,9 @@ func (i *issuer) settings(s *canaries) map[string]string {
 	return map[string]string{
 		"OIDC_GOOGLE_CLIENT_IDS": "client-1", "OIDC_GOOGLE_ISSUER": i.URL, "PUBLIC_URL": "http://127.0.0.1:1",
 		"WECHAT_APPID": "wx-1", "WECHAT_SECRET": s.plant("WECHAT_SECRET", "wechat"+rand.Text()), "WECHAT_BASE_URL": i.URL,
-		"ADMIN_OIDC_ISSUER": i.URL, "ADMIN_OIDC_CLIENT_ID": "client-1", "ADMIN_OIDC_CLIENT_SECRET": s.plant("ADMIN_OIDC_CLIENT_SECRET", "oidc+/"+rand.Text()), "ADMIN_OIDC_ADMIN_GROUP": "cloud-admins",
+		"EIOTCLUB_APP_KEY": "app-1", "EIOTCLUB_SECRET": s.plant("EIOTCLUB_SECRET", "carrier"+rand.Text()), "EIOTCLUB_BASE_URL": i.URL,
+		"EIOTCLUB_WEBHOOK_SECRET": s.plant("EIOTCLUB_WEBHOOK_SECRET", "notice"+rand.Text()),
+		"ADMIN_OIDC_ISSUER":       i.URL, "ADMIN_OIDC_CLIENT_ID": "client-1", "ADMIN_OIDC_CLIENT_SECRET": s.plant("ADMIN_OIDC_CLIENT_SECRET", "oidc+/"+rand.Text()), "ADMIN_OIDC_ADMIN_GROUP": "cloud-admins",
 	}
 }
 

@@ -95,8 +95,8 @@ type promise struct {
 // recognises ids does nothing twice, nothing comes after its time, and nothing of
 // somebody who has lost the right.
 func TestCommandsSurviveKills(t *testing.T) {
-	const commands, devices = 200, 16
-	kills := scale(5, 50)
+	const devices = 16
+	commands, kills := scale(200, 4000), scale(5, 50) // the kills hit commands on their way
 	rng := seeded(t)
 	c := Start(t, Options{Process: true, Env: map[string]string{"LOG_LEVEL": "info"}})
 	admin := c.AdminToken()

@@ -54,6 +54,7 @@ type Cloud struct {
 	runner  runner
 	log     *logBuffer
 	client  *http.Client
+	scan    *scanner // of the client
 }
 
 // runner is a program that runs: in process or as a process.
@@ -67,7 +68,8 @@ type runner interface {
 // Start starts a cloud and stops it when the test ends.
 func Start(t *testing.T, opts Options) *Cloud {
 	t.Helper()
-	c := &Cloud{t: t, opts: opts, dir: t.TempDir(), log: &logBuffer{}, client: &http.Client{Timeout: 30 * time.Second}}
+	c := &Cloud{t: t, opts: opts, dir: t.TempDir(), log: &logBuffer{}, scan: &scanner{}}
+	c.client = &http.Client{Timeout: 30 * time.Second, Transport: c.scan}
 	c.env = map[string]string{
 		"DATA_DIR": filepath.Join(c.dir, "data"), "ADMIN_EMAIL": adminEmail, "ADMIN_PASSWORD": adminPassword,
 		"HTTP_ADDR": "127.0.0.1:0", "METRICS_ADDR": "127.0.0.1:0", "MQTT_TLS_ADDR": "127.0.0.1:0", "MQTT_ADDR": "127.0.0.1:0",
@@ -85,6 +87,12 @@ func Start(t *testing.T, opts Options) *Cloud {
 			t.Logf("the end of the cloud's log:\n%s", c.log.tail(100))
 		}
 		c.client.CloseIdleConnections()
+		for _, where := range c.scan.found() {
+			t.Errorf("%s answered the number of a SIM card in full", where)
+		}
+		if number := inFull.FindString(c.log.String()); number != "" {
+			t.Errorf("the log has the number of a SIM card in full: %s", number)
+		}
 	})
 	return c
 }

@@ -149,8 +149,8 @@ func TestMessagesAreDeliveredByTheSameMatrix(t *testing.T) {
 			}
 			over[strings.Split(p.Topic, "/")[1]] = true
 		}
-		for len(streams[actor].events) > 0 { // after the second in which MQTT was silent
-			live[streams[actor].next().deviceID()] = true
+		for _, e := range streams[actor].come() { // after the second in which MQTT was silent
+			live[e.deviceID()] = true
 		}
 		for _, d := range devices {
 			want := s.exchange(t, request{method: http.MethodGet, path: "/api/devices/" + d.ID, token: s.token(t, actor)}).status == http.StatusOK

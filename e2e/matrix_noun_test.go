@@ -42,12 +42,17 @@ var (
 var nouns = map[string]noun{
 	"/api/devices/":                      {aDevice, "device_not_found", deviceOf},
 	"/api/devices/{id}/commands/":        {aDevice, "device_not_found", commandOf},
+	"/api/devices/{id}/events/":          {aDevice, "device_not_found", eventOf},
 	"/admin/devices/":                    {aDevice, "device_not_found", deviceOf},
 	"/api/me/sessions/":                  {mine, "session_not_found", sessionOf},
 	"/api/me/identities/":                {mine, "identity_not_found", identityOf},
 	"/api/devices/{id}/shares/":          {aDevice, "device_not_found", shareOf},
 	"/api/devices/claims/":               {mine, "claim_not_found", claimIDOf},
 	"/api/invitations/":                  {mine, "invitation_not_found", invitationOf},
+	"/api/checkout/sessions/":            {[]string{"absent"}, "session_not_found", noSession},
+	"/admin/plans/":                      {anybodys, "plan_not_found", planOf},
+	"/admin/purchases/":                  {anybodys, "purchase_not_found", purchaseOf},
+	"/admin/sims/":                       {anybodys, "sim_not_found", simOf},
 	"/admin/users/":                      {anybodys, "user_not_found", userOf},
 	"/admin/staff/":                      {anybodys, "admin_not_found", memberOf},
 	"/admin/releases/":                   {anybodys, "release_not_found", releaseOf},
@@ -189,6 +194,12 @@ func commandOf(s *stage, t *testing.T, actor, target string, _ verdict) []string
 	return []string{d.ID, id}
 }
 
+// eventOf is a device and an event that nobody has sent: what is asked of it is refused
+// before.
+func eventOf(s *stage, _ *testing.T, actor, target string, _ verdict) []string {
+	return []string{s.device(actor, target).ID, "evt-1"}
+}
+
 // sessionOf is a session beside the one that asks, somebody else's, or none.
 func sessionOf(s *stage, t *testing.T, actor, target string, _ verdict) []string {
 	switch {
@@ -238,6 +249,20 @@ func serviceOf(s *stage, t *testing.T, _, target string, want verdict) []string 
 		return []string{nobody}
 	}
 	return []string{s.account(t, want).id}
+}
+
+// simOf is the SIM in the device of the house.
+func simOf(s *stage, t *testing.T, _, target string, _ verdict) []string {
+	if target == "absent" {
+		return []string{"1"}
+	}
+	var answer struct {
+		SIMs []struct {
+			ID string `json:"sim_id"`
+		} `json:"sims"`
+	}
+	s.For(t).Get("/admin/sims?device_id="+s.house.ID, s.token(t, "admin"), &answer)
+	return []string{answer.SIMs[0].ID}
 }
 
 // account is a service account: one for all who are refused, a new one for who is not.
@@ -299,7 +324,7 @@ func (s *stage) fill(t *testing.T, text string) string {
 	s.bodies++
 	d := NewDevice()
 	hash := strings.TrimSuffix(strings.TrimPrefix(line(d), d.MAC+","), "\n")
-	text = strings.NewReplacer("$MAC", d.MAC, "$NEW", fmt.Sprintf("new-%d", s.bodies), "$HASH", hash, "$DEVICE", s.house.ID, "$USER", s.users["viewer"].ID,
+	text = strings.NewReplacer("$MAC", d.MAC, "$NEW", fmt.Sprintf("new-%d", s.bodies), "$HASH", hash, "$SIM", newICCID(), "$DEVICE", s.house.ID, "$USER", s.users["viewer"].ID,
 		"$CLIENT", s.hired["service"].id, "$SECRET", s.hired["service"].secret, "$CHALLENGE", challengeOf(verifier)).Replace(text)
 	if strings.Contains(text, "$REFRESH") {
 		text = strings.ReplaceAll(text, "$REFRESH", s.login(t, s.users["stranger"].Email)["refresh_token"].(string))

@@ -132,7 +132,12 @@ func TestRevocationDuringAcceptance(t *testing.T) {
 						}
 					})
 				}
-				time.Sleep(time.Duration(20+rng.IntN(60)) * time.Millisecond) // the moment is the test's choice
+				Await(t, stretch*time.Second, func() bool {
+					mu.Lock()
+					defer mu.Unlock()
+					return len(live) > 0
+				}, func() string { return "nobody gets in" })
+				time.Sleep(time.Duration(rng.IntN(60)) * time.Millisecond) // the moment is the test's choice
 				if status := r.do(c, d, admin); status/100 != 2 {
 					t.Fatalf("it answers %d", status)
 				}

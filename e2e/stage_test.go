@@ -52,9 +52,10 @@ func openTheatre(t *testing.T) *theatre {
 	th := &theatre{Cloud: c, db: db, records: c.openLedger(t), staff: map[string]User{}}
 	c.hire(t, supportEmail, account.AdminRoleSupport)
 	th.hired = map[string]client{
-		"service": th.employ(t, `["device:read","device:control","device:configure","config:write","device:enroll","order:write"]`),
+		"service": th.employ(t, `["device:read","device:control","device:configure","config:write","device:enroll","order:write","admin:sim"]`),
 		"reader":  th.employ(t, `["device:read"]`),
 	}
+	c.scan.allow(th.hired["service"].token)
 	return th
 }
 
@@ -182,6 +183,13 @@ func (th *theatre) build(t *testing.T) *stage {
 	s.guest = User{ID: fmt.Sprintf("guest-%d", th.stages), Email: fmt.Sprintf("guest-%d@example.com", th.stages)}
 	if r := th.exchange(t, request{"POST", "/admin/devices/import", th.staffToken(t, "admin"), "text/csv", csv}); r.status != http.StatusOK {
 		t.Fatalf("the devices of a stage: %d %s", r.status, r.body)
+	}
+	sims := "iccid,device_id\n" + newICCID() + "," + s.house.ID + "\n"
+	for _, d := range s.own {
+		sims += newICCID() + "," + d.ID + "\n"
+	}
+	if r := th.exchange(t, request{"POST", "/admin/sims/import", th.staffToken(t, "admin"), "text/csv", sims}); r.status != http.StatusOK {
+		t.Fatalf("the SIM cards of a stage: %d %s", r.status, r.body)
 	}
 	ctx := context.Background()
 	err := th.db.Accounts().InTx(ctx, func(tx account.Tx) error {

@@ -63,6 +63,7 @@ func (c *Cloud) tryStream(t *testing.T, token, query, after string) (*liveStream
 	if err != nil {
 		t.Fatal(err)
 	}
+	c.scan.watch(req, res)
 	s := &liveStream{t: t, events: make(chan liveEvent, 10000), ended: make(chan struct{}), last: after}
 	s.cut = func() {
 		cancel()
@@ -116,6 +117,23 @@ func (s *liveStream) next() liveEvent {
 			}
 		case <-time.After(15 * time.Second):
 			s.t.Fatal("no event comes")
+		}
+	}
+}
+
+// come takes the events that have come already.
+func (s *liveStream) come() (events []liveEvent) {
+	for {
+		select {
+		case e := <-s.events:
+			if e.ID != "" {
+				s.last = e.ID
+			}
+			if e.Kind != "" {
+				events = append(events, e)
+			}
+		default:
+			return events
 		}
 	}
 }

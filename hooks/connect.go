@@ -234,7 +234,7 @@ func (g *guard) connectDevice(s *session, username, clientID string) error {
 	if err := g.lock(s); err != nil {
 		return err
 	}
-	claimed, err := g.registry.Connect(ctx, identity, registry.ConnectInfo{Remote: host(s.cl.Net.Remote), Protocol: int(s.version)})
+	claimed, err := g.registry.Connect(ctx, identity, registry.ConnectInfo{Remote: host(s.cl.Net.Remote), Protocol: int(s.version), MaxPacket: s.maxSize})
 	switch {
 	case errors.Is(err, registry.ErrBadCredential):
 		return refuse(packets.ErrBadUsernameOrPassword.Code, "credential withdrawn")
@@ -258,21 +258,7 @@ func (g *guard) certificate(s *session) (leaf *x509.Certificate, byCA bool) {
 	if s.conn == nil {
 		return nil, false
 	}
-	chain := s.conn.PeerCertificates()
-	if len(chain) == 0 {
-		return nil, false
-	}
-	if g.deviceCAs == nil {
-		return chain[0], false
-	}
-	between := x509.NewCertPool()
-	for _, c := range chain[1:] {
-		between.AddCert(c)
-	}
-	_, err := chain[0].Verify(x509.VerifyOptions{
-		Roots: g.deviceCAs, Intermediates: between, CurrentTime: g.now(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
-	})
-	return chain[0], err == nil
+	return registry.ClientCertificate(s.conn.PeerCertificates(), g.deviceCAs, g.now())
 }
 
 // host is an address without its port.

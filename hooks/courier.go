@@ -86,12 +86,20 @@ func (c *Courier) Deliver(deviceID string, k topic.Kind, payload []byte) error {
 }
 
 func (c *Courier) deliver(s *session, k topic.Kind, payload []byte) error {
+	return c.deliverFor(s, k, payload, 0)
+}
+
+// deliverFor is deliver with a Message Expiry for MQTT 5; 0: none.
+func (c *Courier) deliverFor(s *session, k topic.Kind, payload []byte, expiry time.Duration) error {
 	if !s.live.Load() || s.ending.Load() != nil {
 		return registry.ErrOffline
 	}
 	pk := packets.Packet{
 		FixedHeader: packets.FixedHeader{Type: packets.Publish},
 		TopicName:   c.root.Build(s.id, k), Payload: payload,
+	}
+	if s.version == 5 {
+		pk.Properties.MessageExpiryInterval = uint32(expiry / time.Second)
 	}
 	id, qos, err := s.device.outbox.take(k)
 	if err != nil {

@@ -24,6 +24,7 @@ type Options struct {
 	Registerer       prometheus.Registerer // nil: the metrics are kept, and not shown
 	Now              func() time.Time      // default time.Now
 	DeviceCAs        *x509.CertPool        // that vouch for client certificates; nil: only registered ones count
+	Video            Video                 // answers devices about video; nil: it is disabled
 	Limits           Limits
 	Updates          Updates       // firmware; nil: what devices say of it is kept, and nothing follows
 	OfflineThreshold time.Duration // of silence that ends a connection; default 120 s
@@ -62,7 +63,7 @@ func All(courier *Courier, reg *registry.Registry, accounts Accounts, opts Optio
 	courier.root, courier.log, courier.now = opts.Root, opts.Logger, opts.Now
 	courier.load, courier.targetsCommand, courier.targets.root = readableIDs(reg), reg.TargetsCommand, opts.Root
 	g := &guard{
-		courier: courier, registry: reg, accounts: accounts, root: opts.Root, log: opts.Logger, now: opts.Now, deviceCAs: opts.DeviceCAs,
+		courier: courier, registry: reg, accounts: accounts, root: opts.Root, log: opts.Logger, now: opts.Now, deviceCAs: opts.DeviceCAs, video: opts.Video,
 		limits: opts.Limits, updates: opts.Updates, offlineThreshold: opts.OfflineThreshold, maxPacket: uint32(min(opts.MaxPacket, math.MaxInt32)),
 		metrics: courier.metrics, registerer: opts.Registerer, locks: newIDLocks(), connects: newConnectLimit(opts.Limits.ConnectsPerDevice),
 		excess: excessLimit, retainers: make(chan struct{}, retainers),
@@ -82,6 +83,7 @@ type guard struct {
 	log              *slog.Logger
 	now              func() time.Time
 	deviceCAs        *x509.CertPool
+	video            Video
 	limits           Limits
 	updates          Updates
 	offlineThreshold time.Duration

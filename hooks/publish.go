@@ -79,6 +79,10 @@ func (g *guard) publish(s *session, k topic.Kind, pk *packets.Packet) verdict {
 		return g.claim(s, k, pk, g.registry.ConfirmClaim)
 	case topic.CommandResponse:
 		return g.commandAnswered(s, pk)
+	case topic.KVSCredentialsRequest:
+		return g.videoCredentials(s, pk)
+	case topic.KVSConfigRequest:
+		return g.videoConfig(s, pk)
 	case topic.TargetsStream:
 		g.courier.targets.streamed(s)
 		return fanOut // not kept

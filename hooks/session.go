@@ -72,6 +72,7 @@ type ending struct {
 type device struct {
 	session *registry.Session
 	outbox  outbox
+	vending atomic.Bool // a request for credentials is being answered
 
 	// Of the connection's reader goroutine.
 	filters                   []subscription

@@ -44,6 +44,7 @@ type adminDetailBody struct {
 	Shares       []shareBody       `json:"shares"`
 	Credentials  []credentialBody  `json:"credentials"`
 	Entitlements []entitlementBody `json:"entitlements"` // now or later
+	Connectivity *connBody         `json:"connectivity"` // as its people see it
 	Video        videoBody         `json:"video"`
 	OTA          *otaBody          `json:"ota"` // the latest update of its firmware
 }
@@ -168,6 +169,9 @@ func (a *api) adminGetDevice(r *request) (answer, error) {
 	}
 	body := newAdminDetailBody(d, v)
 	if body.OTA, err = a.deviceOTA(r, id); err != nil {
+		return answer{}, err
+	}
+	if body.Connectivity, err = a.connectivity(r, d.Device); err != nil {
 		return answer{}, err
 	}
 	return ok(body)

@@ -118,6 +118,7 @@ type world struct {
 	contract routers.Router
 	tokens   map[string]string
 
+	model      *model
 	ingestWait time.Duration // of who delivers events
 }
 
@@ -158,13 +159,15 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	}
 	w.plans = dataplan.New(w.db.DataPlans(), w.reg, dataplan.Options{Now: w.clock.Now, NextID: nextID, Logger: log, Pages: "https://cloud.example.com"})
 	w.rollouts = rollout.New(w.db.Rollouts(), w.reg, w.courier, rollout.Options{Now: w.clock.Now, NextID: nextID, Logger: log})
-	hooks := webhook.New(w.db.Webhooks(), w.reg, webhook.Options{Now: w.clock.Now, NextID: nextID, Logger: log})
+	service := media.New(w.db.Media(), w.reg, media.Options{Now: w.clock.Now, NextID: nextID, Logger: log})
+	w.model = &model{}
 	deps := httpapi.Deps{
-		Webhooks: hooks,
 		Registry: w.reg, Accounts: w.accounts,
-		Rollouts:  w.rollouts,
-		DataPlans: w.plans,
-		Media:     media.New(w.db.Media(), w.reg, media.Options{Now: w.clock.Now, NextID: nextID, Logger: log}),
+		Rollouts:   w.rollouts,
+		Webhooks:   webhook.New(w.db.Webhooks(), w.reg, webhook.Options{Now: w.clock.Now, NextID: nextID, Logger: log}),
+		DataPlans:  w.plans,
+		Media:      service,
+		Classifier: media.NewClassifier(service, w.db.Classifications(), media.ClassifyOptions{Model: w.model, ModelID: "model-1", DailyLimit: 50, Now: w.clock.Now, NextID: nextID, Logger: log}),
 		Ingestor: media.NewIngestor(w.db.Ingest(), media.IngestOptions{
 			Keys: []media.IngestKey{ingestKey}, Now: w.clock.Now, NextID: nextID, Logger: log, Tell: w.reg.Tell,
 			Limit: func(string) time.Duration { return w.ingestWait },
@@ -284,7 +287,7 @@ func (w *world) hold(t testing.TB, r *http.Request, got reply) {
 	if r.Method == http.MethodHead {
 		return
 	}
-	r.URL.Path = strings.Replace(r.URL.Path, "/api/v1/", "/api/", 1)
+	r.URL.Path = canonical(r.URL.Path)
 	r.URL.RawPath = ""
 	name := r.Method + " " + r.URL.Path
 	route, params, err := w.contract.FindRoute(r)
@@ -434,5 +437,9 @@ func newHouse(t testing.TB) (w *world, deviceID string) {
 		w.give(t, deviceID, w.login(t, name, name+"@example.com"), role)
 	}
 	w.login(t, "stranger", "stranger@example.com")
+	w.do(t, call{
+		method: "POST", path: "/admin/sims/import", as: "admin", header: map[string]string{"Content-Type": "text/csv"},
+		body: "iccid,eid,imsi,msisdn,device_id\n8900000000000000017,89000000000000000000000000000017,901000000000017,882000000017," + deviceID + "\n",
+	}).want(t, 200, "")
 	return w, deviceID
 }

@@ -57,6 +57,7 @@ type detailBody struct {
 	stateBody
 	reportsBody
 	Entitlements []entitlementBody `json:"entitlements"` // now or later
+	Connectivity *connBody         `json:"connectivity"` // what keeps it from being online, as far as it is known
 	OTA          *otaBody          `json:"ota"`          // the latest update of its firmware
 }
 
@@ -150,7 +151,11 @@ func (a *api) getDevice(r *request) (answer, error) {
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(detailBody{newOwnedBody(d), newStateBody(d.Device), newReportsBody(reports), render(entitlements, newEntitlementBody), ota})
+	connectivity, err := a.connectivity(r, d.Device)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(detailBody{newOwnedBody(d), newStateBody(d.Device), newReportsBody(reports), render(entitlements, newEntitlementBody), connectivity, ota})
 }
 
 // renamedBody is the answer of a rename. [seed 003 7.1]

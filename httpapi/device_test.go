@@ -22,7 +22,7 @@ func TestDeviceOfAPerson(t *testing.T) {
 		want := map[string]any{
 			"device_id": id, "name": nil, "online": false, "status": "offline", "status_reason": nil, "status_changed_at": nil,
 			"firmware_version": nil, "last_seen": nil, "role": "owner", "config_version": nil, "wifi_rssi": nil, "radar_connected": nil,
-			"uptime_sec": nil, "zone_count": nil, "protocol_version": nil, "reported_at": nil, "telemetry": nil, "config_status": nil, "ota_status": nil, "entitlements": []any{}, "ota": nil,
+			"uptime_sec": nil, "zone_count": nil, "protocol_version": nil, "reported_at": nil, "telemetry": nil, "config_status": nil, "ota_status": nil, "connectivity": nil, "entitlements": []any{}, "ota": nil,
 		}
 		if diff := cmp.Diff(want, got.body); diff != "" {
 			t.Error(diff)
@@ -52,7 +52,7 @@ func TestDeviceOfAPerson(t *testing.T) {
 			"telemetry":     map[string]any{"received_at": "2026-01-15T10:00:01Z", "payload": map[string]any{"device_id": id, "metrics": map[string]any{"temp_c": 41.5}, "future": []any{1.0}}},
 			"config_status": map[string]any{"received_at": "2026-01-15T10:00:01Z", "payload": map[string]any{"version": 3.0, "status": "applied", "zone_count": 4.0}},
 			"ota_status":    map[string]any{"received_at": "2026-01-15T10:00:01Z", "payload": map[string]any{"version": "1.3.0", "status": "downloading", "progress": 40.0}},
-			"entitlements":  []any{}, "ota": nil,
+			"connectivity":  nil, "entitlements": []any{}, "ota": nil,
 		}
 		if diff := cmp.Diff(want, got.body); diff != "" {
 			t.Error(diff)

@@ -13,6 +13,8 @@ type eventBody struct {
 	Type    string          `json:"type"`
 	At      time.Time       `json:"at"`
 	Data    json.RawMessage `json:"data"`
+
+	Classification *verdictBody `json:"classification,omitempty"` // for who may know
 }
 
 func newEventBody(e registry.Event) eventBody {
@@ -20,7 +22,7 @@ func newEventBody(e registry.Event) eventBody {
 	if !json.Valid(data) {
 		data = json.RawMessage("{}")
 	}
-	return eventBody{number(e.ID), e.Type, e.OccurredAt.UTC(), data}
+	return eventBody{EventID: number(e.ID), Type: e.Type, At: e.OccurredAt.UTC(), Data: data}
 }
 
 func (a *api) listEvents(r *request) (answer, error) {
@@ -45,10 +47,14 @@ func (a *api) listEvents(r *request) (answer, error) {
 		return answer{}, err
 	}
 	rows, cursor := next(listEvents, rows, limit, func(e registry.Event) int64 { return e.ID })
+	events := render(rows, newEventBody)
+	if err := a.classified(r, id, rows, events); err != nil {
+		return answer{}, err
+	}
 	return ok(struct {
 		Events     []eventBody `json:"events"`
 		NextCursor string      `json:"next_cursor"`
-	}{render(rows, newEventBody), cursor})
+	}{events, cursor})
 }
 
 // deviceEvent is device.event of a stream.

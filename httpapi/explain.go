@@ -40,7 +40,7 @@ func (a *api) explain(r *request) (answer, error) {
 	}
 	c, known := registry.ParseCapability(capability)
 	if !known {
-		return answer{}, invalid("capability must be read, control, configure, share, leave, endanger, live_view, cloud_playback, clip_download or ai_summary.")
+		return answer{}, invalid("capability must be read, control, configure, share, leave, endanger, read_sim, live_view, cloud_playback, clip_download or ai_summary.")
 	}
 	about, err := a.Accounts.ActorNamed(r.Context(), r.actor, reference)
 	disabled := errors.Is(err, account.ErrAccountDisabled)

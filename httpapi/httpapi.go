@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"crypto/x509"
 	"log"
 	"log/slog"
 	"net/http"
@@ -20,15 +21,16 @@ import (
 
 // Deps is what the face stands on. All but Ready and WebSocket are needed.
 type Deps struct {
-	Registry  *registry.Registry
-	Accounts  *account.Service
-	DataPlans *dataplan.Service
-	Media     *media.Service
-	Ingestor  *media.Ingestor
-	Rollouts  *rollout.Service
-	Webhooks  *webhook.Service
-	WebSocket http.Handler // MQTT over WebSocket, at /mqtt; nil: 404
-	Ready     func() error // an error while the program starts or drains; nil: always ready
+	Registry   *registry.Registry
+	Accounts   *account.Service
+	DataPlans  *dataplan.Service
+	Media      *media.Service
+	Ingestor   *media.Ingestor
+	Rollouts   *rollout.Service
+	Classifier *media.Classifier
+	Webhooks   *webhook.Service
+	WebSocket  http.Handler // MQTT over WebSocket, at /mqtt; nil: 404
+	Ready      func() error // an error while the program starts or drains; nil: always ready
 }
 
 // Options configures the face. The zero value of each field is usable.
@@ -41,6 +43,7 @@ type Options struct {
 	Patience       time.Duration         // with a client that takes nothing of its event stream; default 10 s
 	TrustedProxies []netip.Prefix        // whose X-Forwarded-For and X-Forwarded-Proto count
 	AppLink        string                // URL that opens the app with a mailed link's token; default devicecloud://auth/magic
+	DeviceCAs      *x509.CertPool        // that vouch for client certificates of devices; nil: only registered ones count
 	Limits         Limits
 }
 

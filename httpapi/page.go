@@ -25,6 +25,7 @@ const (
 	listServices     list = 'v'
 	listInvitations  list = 'i'
 	listCommands     list = 'm'
+	listSIMs         list = 'k'
 	listPlans        list = 'l'
 	listPurchases    list = 'b'
 	listReleases     list = 'r'

@@ -222,13 +222,6 @@ func (a *api) adminGetPurchase(r *request) (answer, error) {
 }
 
 func (a *api) refundPurchase(r *request) (answer, error) {
-	id, err := r.id("purchase_id", dataplan.ErrPurchaseNotFound)
-	if err != nil {
-		return answer{}, err
-	}
-	if _, err := a.DataPlans.PurchaseByID(r.Context(), r.actor, id); err != nil {
-		return answer{}, err
-	}
 	var in struct {
 		Amount *int64 `json:"amount"` // absent: all that is left
 		Reason string `json:"reason"`
@@ -247,6 +240,10 @@ func (a *api) refundPurchase(r *request) (answer, error) {
 		return answer{}, invalid("amount must be at least 1, in the currency's smallest unit.")
 	case in.Amount != nil:
 		amount = *in.Amount
+	}
+	id, err := r.id("purchase_id", dataplan.ErrPurchaseNotFound)
+	if err != nil {
+		return answer{}, err
 	}
 	p, err := a.DataPlans.Refund(r.Context(), r.actor, id, amount, key, in.Reason)
 	if err != nil {

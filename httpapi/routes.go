@@ -37,7 +37,7 @@ const (
 )
 
 // routes is every route that speaks JSON. Each under /api/ answers under /api/v1/
-// too. [contracts, HTTP route table]
+// too, and those of commands under neither. [contracts, HTTP route table]
 func (a *api) routes() []route {
 	return []route{
 		{post, "/api/auth/app-token", anybody, a.login},
@@ -73,6 +73,7 @@ func (a *api) routes() []route {
 		{remove, "/api/devices/{id}", person, a.removeDevice},
 		{get, "/api/devices/{id}/connections", person, a.listConnections},
 		{get, "/api/devices/{id}/events", person, a.listEvents},
+		{post, "/api/devices/{id}/events/{event_id}/classify", person, a.classifyEvent},
 		{post, "/api/devices/{id}/share", person, a.shareDevice},
 		{get, "/api/devices/{id}/shares", person, a.listShares},
 		{remove, "/api/devices/{id}/shares/{user_id}", person, a.removeShare},
@@ -87,6 +88,21 @@ func (a *api) routes() []route {
 		{get, "/api/devices/{id}/commands", person, a.listCommands},
 		{get, "/api/devices/{id}/commands/{command_id}", person, a.getCommand},
 		{remove, "/api/devices/{id}/commands/{command_id}", person, a.cancelCommand},
+		{post, "/api/devices/{id}/stream", person, a.playStream},
+		{get, "/api/devices/{id}/stream", person, a.playLive},
+		{get, "/api/devices/{id}/clip", person, a.downloadClip},
+		{post, "/api/devices/{id}/webrtc", person, a.watch},
+		{post, "/api/devices/{id}/aws-identity", person, a.identifyAtAWS},
+		{get, "/api/device/kvs-credentials", anybody, a.lendToDevice}, // a client certificate
+
+		{get, "/api/devices/{id}/sim", person, a.deviceSIM},
+		{post, "/api/webhooks/eiotclub", anybody, a.carrierWebhook}, // by signature
+		{get, "/admin/sims", factory, a.listSIMs},
+		{post, "/admin/sims/import", factory, a.importSIMs},
+		{get, "/admin/sims/{sim_id}", factory, a.getSIM},
+		{post, "/admin/sims/{sim_id}/assign", factory, a.assignSIM},
+		{post, "/admin/sims/{sim_id}/unassign", factory, a.unassignSIM},
+		{post, "/admin/sims/{sim_id}/refresh", factory, a.refreshSIM},
 
 		{get, "/api/data-plans", person, a.listPlans},
 		{post, "/api/checkout/data-plan", person, a.checkout},
@@ -164,7 +180,6 @@ func (a *api) routes() []route {
 		{post, "/admin/rollouts/{id}/resume", admin, a.resumeRollout},
 		{post, "/admin/rollouts/{id}/cancel", admin, a.cancelRollout},
 		{get, "/admin/rollouts/{id}/devices", admin, a.listUpdates},
-
 		{get, "/admin/webhooks", admin, a.listWebhooks},
 		{post, "/admin/webhooks", admin, a.createWebhook},
 		{get, "/admin/webhooks/{id}", admin, a.getWebhook},
@@ -192,6 +207,8 @@ const (
 	pathUnpaid = "/checkout/cancel"
 	pathStream = "/api/events/stream"
 	alias      = "/api/v1/"
+	// pathCommands answers without /api too: so seed 004 spells it. [contracts G.2]
+	pathCommands = "/devices/{id}/commands"
 )
 
 // mount puts the tables into the router.
@@ -201,6 +218,9 @@ func (a *api) mount() {
 		a.handleFunc(rt.method, rt.path, rt.path, h)
 		if rest, ok := strings.CutPrefix(rt.path, "/api/"); ok {
 			a.handleFunc(rt.method, alias+rest, rt.path, h)
+		}
+		if bare := strings.TrimPrefix(rt.path, "/api"); strings.HasPrefix(bare, pathCommands) && bare != rt.path {
+			a.handleFunc(rt.method, bare, rt.path, h)
 		}
 	}
 	for path, text := range a.documents() {

@@ -41,11 +41,14 @@ func served(t *testing.T, h http.Handler) []string {
 
 func TestEveryRouteIsInTheContract(t *testing.T) {
 	w := newWorld(t, func(d *httpapi.Deps, _ *httpapi.Options) { d.WebSocket = http.NotFoundHandler() })
-	var routes, aliases []string
+	var routes, aliases, bare []string
 	for _, r := range served(t, w.Handler) {
-		if strings.Contains(r, " /api/v1/") {
-			aliases = append(aliases, strings.Replace(r, "/api/v1/", "/api/", 1))
-		} else {
+		switch {
+		case strings.Contains(r, " /api/v1/"):
+			aliases = append(aliases, canonical(r))
+		case canonical(r) != r:
+			bare = append(bare, canonical(r))
+		default:
 			routes = append(routes, r)
 		}
 	}
@@ -68,6 +71,27 @@ func TestEveryRouteIsInTheContract(t *testing.T) {
 	if diff := cmp.Diff(api, aliases); diff != "" {
 		t.Errorf("/api/ (-) and /api/v1/ (+) differ:\n%s", diff)
 	}
+	var commands []string
+	for _, r := range api {
+		if strings.Contains(r, "/commands") {
+			commands = append(commands, r)
+		}
+	}
+	if diff := cmp.Diff(commands, bare); diff != "" {
+		t.Errorf("the routes of commands (-) and those without /api (+) differ:\n%s", diff)
+	}
+}
+
+// canonical is the route of which one is an alias, both as "METHOD /path" or as a path.
+func canonical(route string) string {
+	method, path, _ := strings.Cut(route, "/")
+	if rest, ok := strings.CutPrefix(path, "api/v1/"); ok {
+		path = "api/" + rest
+	}
+	if strings.HasPrefix(path, "devices/") {
+		path = "api/" + path
+	}
+	return method + "/" + path
 }
 
 // who asks, in the order of the columns of the table below.
@@ -84,80 +108,95 @@ type refusal struct {
 // access is who may do what. {id} is a device with an owner, a shared admin and a
 // viewer. [seed 003 9.1, contracts C.5]
 var access = map[string]refusal{
-	"POST /api/auth/app-token":                       {body: `{"provider":"dev","id_token":"new@example.com"}`, want: "200 200 200 200 200 200 200"},
-	"DELETE /api/auth/app-token":                     {want: "401 200 200 200 200 200 200"},
-	"POST /api/auth/refresh":                         {body: `{"refresh_token":"` + strings.Repeat("A", 43) + `"}`, want: "401 401 401 401 401 401 401"},
-	"POST /api/auth/logout":                          {body: `{"all":true}`, want: "401 200 200 200 200 200 200"},
-	"POST /admin/auth/login":                         {body: `{"email":"root@example.com","password":"canary-admin-password"}`, want: "200 200 200 200 200 200 200"},
-	"POST /api/auth/app-magic-link":                  {body: `{"email":"new@example.com","install_id":"i","code_challenge":"` + strings.Repeat("A", 43) + `"}`, want: "202 202 202 202 202 202 202"},
-	"POST /api/auth/app-magic-link/verify":           {body: `{"token":"t","install_id":"i","code_verifier":"v"}`, want: "401 401 401 401 401 401 401"},
-	"GET /auth/magic":                                {want: "200 200 200 200 200 200 200"},
-	"GET /.well-known/jwks.json":                     {want: "200 200 200 200 200 200 200"},
-	"GET /livez":                                     {want: "200 200 200 200 200 200 200"},
-	"GET /readyz":                                    {want: "200 200 200 200 200 200 200"},
-	"GET /openapi.yaml":                              {want: "200 200 200 200 200 200 200"},
-	"GET /asyncapi.yaml":                             {want: "200 200 200 200 200 200 200"},
-	"GET /api/me":                                    {want: "401 200 200 200 200 200 200"},
-	"GET /api/events/stream":                         {want: "401 200 200 200 200 200 200"},
-	"DELETE /api/me":                                 {want: "401 200 200 200 200 403 403"},
-	"GET /api/me/sessions":                           {want: "401 200 200 200 200 200 200"},
-	"DELETE /api/me/sessions":                        {want: "401 200 200 200 200 200 200"},
-	"DELETE /api/me/sessions/{sid}":                  {want: "401 404 404 404 404 404 404"},
-	"POST /api/me/identities":                        {body: `{"provider":"dev","id_token":"owner@example.com"}`, want: "401 409 409 409 200 403 403"},
-	"DELETE /api/me/identities/{provider}":           {want: "401 404 404 404 404 403 403"},
-	"GET /api/devices":                               {want: "401 200 200 200 200 200 200"},
-	"GET /api/devices/{id}":                          {want: "401 404 200 200 200 200 200"},
-	"GET /api/devices/{id}/connections":              {want: "401 404 200 200 200 200 200"},
-	"GET /api/devices/{id}/events":                   {want: "401 404 200 200 200 200 200"},
-	"PATCH /api/devices/{id}":                        {body: `{"name":"Kitchen"}`, want: "401 404 403 200 200 403 200"},
-	"DELETE /api/devices/{id}":                       {want: "401 404 200 200 200 403 200"},
-	"POST /api/devices/activate":                     {body: `{"device_id":"x","claim_secret":"y"}`, want: "401 404 404 404 404 403 403"},
-	"POST /api/devices/claims":                       {body: `{}`, want: "401 201 201 201 201 403 403"},
-	"GET /api/devices/claims/{claim_id}":             {want: "401 404 404 404 404 403 403"},
-	"POST /api/devices/{id}/claim-challenge":         {want: "401 404 403 403 409 403 403"},
-	"POST /admin/devices/claim":                      {body: `{"device_id":"x","user_id":"y"}`, want: "401 403 403 403 403 404 404"},
-	"POST /api/devices/{id}/share":                   {body: `{"user_email":"friend@example.com","role":"viewer"}`, want: "401 404 403 403 202 403 202"},
-	"GET /api/devices/{id}/shares":                   {want: "401 404 403 403 200 403 200"},
-	"DELETE /api/devices/{id}/shares/{user_id}":      {want: "401 404 403 403 404 403 404"}, // of nobody
-	"POST /api/devices/{id}/transfer":                {body: `{"user_email":"friend@example.com"}`, want: "401 404 403 403 202 403 202"},
-	"GET /api/invitations":                           {want: "401 200 200 200 200 403 403"},
-	"POST /api/invitations/{id}/accept":              {want: "401 404 404 404 404 403 403"},
-	"POST /api/invitations/{id}/decline":             {want: "401 404 404 404 404 403 403"},
-	"GET /api/data-plans":                            {want: "401 200 200 200 200 200 200"},
-	"GET /api/checkout/sessions/{session_id}":        {want: "404 404 404 404 404 404 404"},
-	"GET /api/purchases":                             {want: "401 200 200 200 200 200 200"},
-	"POST /api/webhooks/data-plan":                   {want: "500 500 500 500 500 500 500"}, // no secret here; see purchase_test.go
-	"GET /checkout/success":                          {want: "200 200 200 200 200 200 200"},
-	"GET /checkout/cancel":                           {want: "200 200 200 200 200 200 200"},
-	"POST /api/checkout/data-plan":                   {body: `{"plan_id":"basic","device_id":"00000000000000000000000000000000"}`, want: "401 400 400 400 400 403 403"}, // no Idempotency-Key
-	"POST /admin/enroll":                             {body: `{"mac_address":"02:00:00:00:00:09","device_secret_hash":"` + strings.Repeat("ab", 32) + `"}`, want: "401 403 403 403 403 403 201"},
-	"POST /admin/devices/import":                     {csv: true, body: "mac_address,device_secret_hash\n", want: "401 403 403 403 403 403 200"},
-	"POST /admin/orders":                             {body: `{"order_id":"o1","user_email":"a@example.com","device_mac":"02:00:00:00:00:09"}`, want: "401 403 403 403 403 403 201"},
-	"POST /admin/orders/import":                      {csv: true, body: "order_id,user_email,device_mac\n", want: "401 403 403 403 403 403 200"},
-	"GET /admin/devices":                             {want: "401 403 403 403 403 200 200"},
-	"GET /admin/devices/{id}":                        {want: "401 403 403 403 403 200 200"},
-	"DELETE /admin/devices/{id}":                     {want: "401 403 403 403 403 403 200"},
-	"GET /admin/devices/{id}/audit":                  {want: "401 403 403 403 403 200 200"},
-	"GET /admin/devices/{id}/connections":            {want: "401 403 403 403 403 200 200"},
-	"POST /admin/devices/{id}/disable":               {want: "401 403 403 403 403 200 200"},
-	"POST /admin/devices/{id}/enable":                {want: "401 403 403 403 403 200 200"},
-	"PATCH /admin/devices/{id}":                      {body: `{"video":{"stream_name":"cam-1"}}`, want: "401 403 403 403 403 403 200"},
-	"POST /admin/devices/{id}/disconnect":            {want: "401 403 403 403 403 200 200"},
-	"POST /admin/devices/{id}/entitlements":          {body: `{"capability":"live_view"}`, want: "401 403 403 403 403 403 201"},
-	"DELETE /admin/devices/{id}/entitlements":        {want: "401 403 403 403 403 403 400"},
-	"POST /admin/devices/{id}/release":               {want: "401 403 403 403 403 200 200"},
-	"POST /admin/devices/{id}/credentials":           {body: `{"kind":"secret","secret_hash":"` + strings.Repeat("cd", 32) + `"}`, want: "401 403 403 403 403 403 201"},
-	"GET /admin/audit":                               {want: "401 403 403 403 403 403 200"},
-	"GET /admin/stats":                               {want: "401 403 403 403 403 403 200"},
-	"POST /api/internal/aws/iot-event":               {want: "401 401 401 401 401 401 401"}, // a signature, and no token, is what lets in
-	"POST /api/ingest/iot-events":                    {want: "401 401 401 401 401 401 401"},
-	"GET /api/devices/{id}/config":                   {want: "401 404 200 200 200 200 200"},
-	"PUT /api/devices/{id}/config":                   {body: `{"version":0,"zones":[]}`, want: "401 404 403 200 409 403 409"},
-	"POST /api/devices/{id}/diagnostics":             {body: `{"include":["heap"],"wait":0}`, want: "401 404 403 409 409 403 409"},
-	"POST /api/devices/{id}/commands":                {body: `{"requestId":"r1","type":"identify"}`, want: "401 404 403 202 202 403 202"},
-	"GET /api/devices/{id}/commands":                 {want: "401 404 403 200 200 403 200"},
-	"GET /api/devices/{id}/commands/{command_id}":    {want: "401 404 403 404 404 403 404"},
-	"DELETE /api/devices/{id}/commands/{command_id}": {want: "401 404 403 404 404 403 404"},
+	"POST /api/auth/app-token":                          {body: `{"provider":"dev","id_token":"new@example.com"}`, want: "200 200 200 200 200 200 200"},
+	"DELETE /api/auth/app-token":                        {want: "401 200 200 200 200 200 200"},
+	"POST /api/auth/refresh":                            {body: `{"refresh_token":"` + strings.Repeat("A", 43) + `"}`, want: "401 401 401 401 401 401 401"},
+	"POST /api/auth/logout":                             {body: `{"all":true}`, want: "401 200 200 200 200 200 200"},
+	"POST /admin/auth/login":                            {body: `{"email":"root@example.com","password":"canary-admin-password"}`, want: "200 200 200 200 200 200 200"},
+	"POST /api/auth/app-magic-link":                     {body: `{"email":"new@example.com","install_id":"i","code_challenge":"` + strings.Repeat("A", 43) + `"}`, want: "202 202 202 202 202 202 202"},
+	"POST /api/auth/app-magic-link/verify":              {body: `{"token":"t","install_id":"i","code_verifier":"v"}`, want: "401 401 401 401 401 401 401"},
+	"GET /auth/magic":                                   {want: "200 200 200 200 200 200 200"},
+	"GET /.well-known/jwks.json":                        {want: "200 200 200 200 200 200 200"},
+	"GET /livez":                                        {want: "200 200 200 200 200 200 200"},
+	"GET /readyz":                                       {want: "200 200 200 200 200 200 200"},
+	"GET /openapi.yaml":                                 {want: "200 200 200 200 200 200 200"},
+	"GET /asyncapi.yaml":                                {want: "200 200 200 200 200 200 200"},
+	"GET /api/me":                                       {want: "401 200 200 200 200 200 200"},
+	"GET /api/events/stream":                            {want: "401 200 200 200 200 200 200"},
+	"DELETE /api/me":                                    {want: "401 200 200 200 200 403 403"},
+	"GET /api/me/sessions":                              {want: "401 200 200 200 200 200 200"},
+	"DELETE /api/me/sessions":                           {want: "401 200 200 200 200 200 200"},
+	"DELETE /api/me/sessions/{sid}":                     {want: "401 404 404 404 404 404 404"},
+	"POST /api/me/identities":                           {body: `{"provider":"dev","id_token":"owner@example.com"}`, want: "401 409 409 409 200 403 403"},
+	"DELETE /api/me/identities/{provider}":              {want: "401 404 404 404 404 403 403"},
+	"GET /api/devices":                                  {want: "401 200 200 200 200 200 200"},
+	"GET /api/devices/{id}":                             {want: "401 404 200 200 200 200 200"},
+	"GET /api/devices/{id}/connections":                 {want: "401 404 200 200 200 200 200"},
+	"GET /api/devices/{id}/events":                      {want: "401 404 200 200 200 200 200"},
+	"PATCH /api/devices/{id}":                           {body: `{"name":"Kitchen"}`, want: "401 404 403 200 200 403 200"},
+	"DELETE /api/devices/{id}":                          {want: "401 404 200 200 200 403 200"},
+	"POST /api/devices/activate":                        {body: `{"device_id":"x","claim_secret":"y"}`, want: "401 404 404 404 404 403 403"},
+	"POST /api/devices/claims":                          {body: `{}`, want: "401 201 201 201 201 403 403"},
+	"GET /api/devices/claims/{claim_id}":                {want: "401 404 404 404 404 403 403"},
+	"POST /api/devices/{id}/claim-challenge":            {want: "401 404 403 403 409 403 403"},
+	"POST /admin/devices/claim":                         {body: `{"device_id":"x","user_id":"y"}`, want: "401 403 403 403 403 404 404"},
+	"POST /api/devices/{id}/share":                      {body: `{"user_email":"friend@example.com","role":"viewer"}`, want: "401 404 403 403 202 403 202"},
+	"GET /api/devices/{id}/shares":                      {want: "401 404 403 403 200 403 200"},
+	"DELETE /api/devices/{id}/shares/{user_id}":         {want: "401 404 403 403 404 403 404"}, // of nobody
+	"POST /api/devices/{id}/transfer":                   {body: `{"user_email":"friend@example.com"}`, want: "401 404 403 403 202 403 202"},
+	"GET /api/invitations":                              {want: "401 200 200 200 200 403 403"},
+	"POST /api/invitations/{id}/accept":                 {want: "401 404 404 404 404 403 403"},
+	"POST /api/invitations/{id}/decline":                {want: "401 404 404 404 404 403 403"},
+	"GET /api/data-plans":                               {want: "401 200 200 200 200 200 200"},
+	"GET /api/checkout/sessions/{session_id}":           {want: "404 404 404 404 404 404 404"},
+	"GET /api/purchases":                                {want: "401 200 200 200 200 200 200"},
+	"POST /api/webhooks/data-plan":                      {want: "500 500 500 500 500 500 500"}, // no secret here; see purchase_test.go
+	"GET /checkout/success":                             {want: "200 200 200 200 200 200 200"},
+	"GET /checkout/cancel":                              {want: "200 200 200 200 200 200 200"},
+	"POST /api/checkout/data-plan":                      {body: `{"plan_id":"basic","device_id":"00000000000000000000000000000000"}`, want: "401 400 400 400 400 403 403"}, // no Idempotency-Key
+	"POST /admin/enroll":                                {body: `{"mac_address":"02:00:00:00:00:09","device_secret_hash":"` + strings.Repeat("ab", 32) + `"}`, want: "401 403 403 403 403 403 201"},
+	"POST /admin/devices/import":                        {csv: true, body: "mac_address,device_secret_hash\n", want: "401 403 403 403 403 403 200"},
+	"POST /admin/orders":                                {body: `{"order_id":"o1","user_email":"a@example.com","device_mac":"02:00:00:00:00:09"}`, want: "401 403 403 403 403 403 201"},
+	"POST /admin/orders/import":                         {csv: true, body: "order_id,user_email,device_mac\n", want: "401 403 403 403 403 403 200"},
+	"GET /admin/devices":                                {want: "401 403 403 403 403 200 200"},
+	"GET /admin/devices/{id}":                           {want: "401 403 403 403 403 200 200"},
+	"DELETE /admin/devices/{id}":                        {want: "401 403 403 403 403 403 200"},
+	"GET /admin/devices/{id}/audit":                     {want: "401 403 403 403 403 200 200"},
+	"GET /admin/devices/{id}/connections":               {want: "401 403 403 403 403 200 200"},
+	"POST /admin/devices/{id}/disable":                  {want: "401 403 403 403 403 200 200"},
+	"POST /admin/devices/{id}/enable":                   {want: "401 403 403 403 403 200 200"},
+	"PATCH /admin/devices/{id}":                         {body: `{"video":{"stream_name":"cam-1"}}`, want: "401 403 403 403 403 403 200"},
+	"POST /admin/devices/{id}/disconnect":               {want: "401 403 403 403 403 200 200"},
+	"POST /admin/devices/{id}/entitlements":             {body: `{"capability":"live_view"}`, want: "401 403 403 403 403 403 201"},
+	"DELETE /admin/devices/{id}/entitlements":           {want: "401 403 403 403 403 403 400"},
+	"POST /admin/devices/{id}/release":                  {want: "401 403 403 403 403 200 200"},
+	"POST /admin/devices/{id}/credentials":              {body: `{"kind":"secret","secret_hash":"` + strings.Repeat("cd", 32) + `"}`, want: "401 403 403 403 403 403 201"},
+	"GET /admin/audit":                                  {want: "401 403 403 403 403 403 200"},
+	"GET /admin/stats":                                  {want: "401 403 403 403 403 403 200"},
+	"POST /api/internal/aws/iot-event":                  {want: "401 401 401 401 401 401 401"}, // a signature, and no token, is what lets in
+	"POST /api/ingest/iot-events":                       {want: "401 401 401 401 401 401 401"},
+	"POST /api/devices/{id}/events/{event_id}/classify": {want: "401 404 403 403 403 404 404"},             // the device is entitled to nothing
+	"POST /api/devices/{id}/stream":                     {body: `{}`, want: "401 404 403 403 403 404 404"}, // of no plan
+	"GET /api/devices/{id}/stream":                      {want: "401 404 403 403 403 404 404"},
+	"GET /api/devices/{id}/clip":                        {want: "401 404 400 400 400 404 404"},
+	"POST /api/devices/{id}/webrtc":                     {body: `{}`, want: "401 404 403 403 403 404 404"},
+	"POST /api/devices/{id}/aws-identity":               {want: "401 404 403 403 403 404 404"},
+	"GET /api/device/kvs-credentials":                   {want: "401 401 401 401 401 401 401"},
+	"GET /api/devices/{id}/config":                      {want: "401 404 200 200 200 200 200"},
+	"PUT /api/devices/{id}/config":                      {body: `{"version":0,"zones":[]}`, want: "401 404 403 200 409 403 409"},
+	"POST /api/devices/{id}/diagnostics":                {body: `{"include":["heap"],"wait":0}`, want: "401 404 403 409 409 403 409"},
+	"POST /api/devices/{id}/commands":                   {body: `{"requestId":"r1","type":"identify"}`, want: "401 404 403 202 202 403 202"},
+	"GET /api/devices/{id}/commands":                    {want: "401 404 403 200 200 403 200"},
+	"GET /api/devices/{id}/commands/{command_id}":       {want: "401 404 403 404 404 403 404"},
+	"DELETE /api/devices/{id}/commands/{command_id}":    {want: "401 404 403 404 404 403 404"},
+	"GET /api/devices/{id}/sim":                         {want: "401 404 403 200 200 200 200"},
+	"POST /api/webhooks/eiotclub":                       {want: "500 500 500 500 500 500 500"}, // not configured
+	"GET /admin/sims":                                   {want: "401 403 403 403 403 403 200"},
+	"POST /admin/sims/import":                           {csv: true, body: "iccid,device_id\n", want: "401 403 403 403 403 403 200"},
+	"GET /admin/sims/{sim_id}":                          {want: "401 403 403 403 403 403 404"},
+	"POST /admin/sims/{sim_id}/assign":                  {body: `{"device_id":"x"}`, want: "401 403 403 403 403 403 404"},
+	"POST /admin/sims/{sim_id}/unassign":                {want: "401 403 403 403 403 403 404"},
+	"POST /admin/sims/{sim_id}/refresh":                 {want: "401 403 403 403 403 403 404"},
 
 	"GET /admin/releases":              {want: "401 403 403 403 403 403 200"},
 	"POST /admin/releases":             {body: `{"version":"1.3.0","url":"https://updates.example.com/1.bin","sha256":"` + strings.Repeat("ab", 32) + `"}`, want: "401 403 403 403 403 403 201"},
@@ -175,11 +214,10 @@ var access = map[string]refusal{
 
 func TestAccess(t *testing.T) {
 	for _, rt := range served(t, newWorld(t, nil).Handler) {
-		canonical := strings.Replace(rt, "/api/v1/", "/api/", 1)
-		if _, ok := staffAccess[canonical]; ok {
+		if _, ok := staffAccess[canonical(rt)]; ok {
 			continue
 		}
-		row, ok := access[canonical]
+		row, ok := access[canonical(rt)]
 		if !ok {
 			t.Errorf("%s is not in the table of access", rt)
 			continue
@@ -340,6 +378,7 @@ func TestBadBodies(t *testing.T) {
 			`{"requestId":"r","type":"unlock","ttlSec":61}`, `{"requestId":"r","type":"factory-reset","params":{"now":true}}`, `{"requestId":"r","type":"set-config"}`,
 			`{"requestId":"r","type":"set-config","params":{"zones":[{}]}}`, `{"requestId":"r","type":"ota","params":{"version":"1","url":"http://x/","sha256":"` + strings.Repeat("a", 64) + `"}}`,
 		},
+		"POST /admin/sims/{sim_id}/assign": {`{}`, `{"device_id":5}`, `{"device_id":["x"]}`, `{"device_id":""}`},
 		"POST /admin/releases": {
 			`{}`, `{"version":"1"}`, `{"version":5,"url":"https://x/","sha256":"y"}`, `{"version":"1","url":"http://x/","sha256":"` + strings.Repeat("ab", 32) + `"}`,
 			`{"version":"1","url":"https://x/","sha256":"` + strings.Repeat("AB", 32) + `"}`, `{"version":"1","url":"https://x/","sha256":"` + strings.Repeat("ab", 32) + `","hardware":"rs1"}`,
@@ -365,6 +404,8 @@ func TestBadBodies(t *testing.T) {
 		"POST /api/devices/claims":              {`[]`},
 		"POST /admin/devices/{id}/entitlements": {`{}`, `{"capability":5}`, `{"capability":"read"}`, `{"capability":"live_view","ends_at":"soon"}`, `{"capability":"live_view","ends_at":"2020-01-01T00:00:00Z"}`, `{"capability":"live_view","history_days":-1}`, `{"capability":"live_view","history_days":"7"}`},
 		"PATCH /admin/devices/{id}":             {`{}`, `{"video":5}`, `{"video":{"stream_name":5}}`, `{"video":{"stream_name":"a b"}}`, `{"video":{"stream_arn":"cam-1"}}`, `{"video":{"channel_arn":"arn:aws:kinesisvideo:us-east-1:123456789012:stream/cam/1"}}`, `{"video":{"channel_name":"a","channel_arn":"arn:aws:kinesisvideo:us-east-1:123456789012:channel/b/1"}}`, `{"video":{"thing_name":"` + strings.Repeat("y", 300) + `"}}`},
+		"POST /api/devices/{id}/stream":         {`{"protocol":5}`, `{"protocol":"rtsp"}`, `{"mode":"yesterday"}`, `{"mode":"on_demand"}`, `{"mode":"on_demand","start":"soon"}`, `{"mode":"live","start":"2026-01-15T10:00:00Z"}`, `{"mode":"on_demand","start":"2026-01-15T10:00:00Z","end":"2026-01-15T09:00:00Z"}`, `{"mode":"on_demand","start":"2026-01-15T10:00:00Z","end":"2026-01-17T10:00:00Z"}`, `{"expires_in":"300"}`},
+		"POST /api/devices/{id}/webrtc":         {`{"client_id":5}`, `[]`},
 		"POST /admin/devices/claim":             {`{}`, `{"device_id":5}`, `{"device_id":"x"}`, `{"user_id":"x"}`, `{"device_id":"x","user_email":"nobody"}`, `{"device_id":"x","user_id":"y","proof":5}`},
 		"POST /api/devices/{id}/share":          {`{}`, `{"user_email":5,"role":"viewer"}`, `{"user_email":"a@example.com"}`, `{"user_email":"a@example.com","role":"owner"}`, `{"user_email":"a@example.com","role":[]}`, `{"user_email":"nobody","role":"viewer"}`, `{"user_email":"a@example.com","role":"viewer","ends_at":"soon"}`, `{"user_email":"a@example.com","role":"viewer","ends_at":"2020-01-01T00:00:00Z"}`, `{"user_email":"a@example.com","role":"viewer","starts_at":"2027-02-01T00:00:00Z","ends_at":"2027-01-01T00:00:00Z"}`},
 		"POST /api/devices/{id}/transfer":       {`{}`, `{"user_email":[]}`, `{"user_email":"nobody"}`, `{"user_email":"a@example.com\u0000"}`},
@@ -395,7 +436,8 @@ func TestBadBodies(t *testing.T) {
 // taker is somebody whose body the route looks at.
 func taker(canonical string) string {
 	switch canonical {
-	case "POST /api/me/identities", "POST /api/devices/activate", "POST /api/devices/claims", "POST /api/checkout/data-plan":
+	case "POST /api/me/identities", "POST /api/devices/activate", "POST /api/devices/claims", "POST /api/checkout/data-plan",
+		"POST /api/devices/{id}/stream", "POST /api/devices/{id}/webrtc": // staff see no video
 		return "owner"
 	}
 	return "admin"

@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/opticworks/devicecloud/dataplan"
 )
 
 // exchange is one request and its answer, as the log and the metrics see it. It
@@ -123,6 +125,8 @@ func loggablePath(path string) string {
 	for i, s := range segments {
 		if len(s) > longestID {
 			segments[i] = "(" + strconv.Itoa(len(s)) + " bytes)"
+		} else if iccid, ok := dataplan.ParseICCID(s); ok && strings.HasPrefix(s, "89") { // [ITU-T E.118]
+			segments[i] = iccid.Masked()
 		}
 	}
 	return strings.Join(segments, "/")

@@ -40,7 +40,7 @@ var staffAccess = map[string]staffRow{
 	"DELETE /admin/plans/{plan_id}":              {want: "401 403 403 403 404"},
 	"GET /admin/purchases":                       {want: "401 403 403 403 200"},
 	"GET /admin/purchases/{purchase_id}":         {want: "401 403 403 403 404"},
-	"POST /admin/purchases/{purchase_id}/refund": {want: "401 403 403 403 404"},
+	"POST /admin/purchases/{purchase_id}/refund": {want: "401 403 403 403 400"}, // no Idempotency-Key; see purchase_test.go
 	"POST /admin/purchases/{purchase_id}/resume": {want: "401 403 403 403 404"},
 	"GET /admin/users":                           {want: "401 403 200 403 200"},
 	"GET /admin/users/{id}":                      {want: "401 403 200 403 200"},

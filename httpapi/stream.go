@@ -124,6 +124,8 @@ func newEvent(c *registry.Change) any {
 		return sharedEvent{head, string(c.Share.Role), stamp(c.Share.StartsAt), stamp(c.Share.EndsAt)}
 	case registry.ChangeUpdated:
 		return updatedEvent{head, c.Name, at}
+	case registry.ChangeSIM:
+		return simEvent{head, c.SIM.Alert, text(c.SIM.Left), c.SIM.ICCID, c.SIM.Status}
 	case registry.ChangeConfig:
 		return configEvent{head, newConfigBody(*c.Config)}
 	case registry.ChangeEvent:

@@ -16,6 +16,7 @@ const (
 	Viewing                          // of a signalling channel: live, peer to peer
 	DeviceVending                    // credentials of devices
 	Identity                         // identities of people at Amazon Cognito
+	Uploads                          // what people bring themselves: it needs no video
 )
 
 // channel reports whether the feature is of a device's channel and not of its stream.
@@ -77,7 +78,9 @@ func (s *Service) admit(ctx context.Context, tx Tx, a registry.Actor, deviceID s
 }
 
 // offers reports whether the operator has configured a feature.
-func (s *Service) offers(f Feature) bool { return s.opts.Cloud != nil && s.opts.Cloud.Offers(f) }
+func (s *Service) offers(f Feature) bool {
+	return f == Uploads || s.opts.Cloud != nil && s.opts.Cloud.Offers(f)
+}
 
 // reaches refuses a start that lies before all that the device's entitlements to a
 // service reach back to. One without a limit reaches everything.
@@ -99,4 +102,16 @@ func (s *Service) reaches(ctx context.Context, tx Tx, deviceNo int64, c registry
 		}
 	}
 	return ErrRangeExceeded
+}
+
+// Mine is the first step of [Service.Admit] alone, for before a body is looked at:
+// ErrDeviceNotFound for everybody who has no role on the device.
+func (s *Service) Mine(ctx context.Context, a registry.Actor, deviceID string) error {
+	if a.Kind != registry.ActorUser {
+		return registry.ErrDeviceNotFound
+	}
+	return s.store.View(ctx, func(tx Tx) error {
+		_, err := tx.OwnedDevice(ctx, a.ID, deviceID, s.now())
+		return err
+	})
 }

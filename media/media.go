@@ -13,6 +13,8 @@ import (
 type Devices interface {
 	// AccessTx is the one gate of devices, in the caller's transaction.
 	AccessTx(ctx context.Context, tx registry.Tx, a registry.Actor, deviceID string, c registry.Capability) (registry.OwnedDevice, error)
+	// InstructDevice sends a command of the program's own.
+	InstructDevice(ctx context.Context, deviceID string, req registry.CommandRequest) (c registry.Command, duplicate bool, err error)
 }
 
 // Store is what the domain of video needs of a database.
@@ -27,6 +29,8 @@ type Store interface {
 type Tx interface {
 	registry.Tx
 	VideoTx
+	WatcherTx
+	VendTx
 }
 
 // VideoTx reads and writes what a device's video is called.
@@ -40,10 +44,12 @@ type VideoTx interface {
 
 // Options configures a Service. The zero value of each field is usable.
 type Options struct {
-	Cloud  Cloud            // where the video is; nil: nowhere, every request is refused as feature_disabled
-	Now    func() time.Time // default time.Now
-	NextID func() int64     // ids of rows: the registry's source; default a source of its own
-	Logger *slog.Logger     // default slog.Default()
+	Cloud          Cloud            // where the video is; nil: nowhere, every request is refused as feature_disabled
+	IoT            IoT              // where devices with a certificate of AWS IoT get credentials
+	OwnCredentials bool             // viewers get credentials and sign for themselves, instead of a signed address
+	Now            func() time.Time // default time.Now
+	NextID         func() int64     // ids of rows: the registry's source; default a source of its own
+	Logger         *slog.Logger     // default slog.Default()
 }
 
 func (o *Options) defaults() {
@@ -64,6 +70,8 @@ type Service struct {
 	devices Devices
 	opts    Options
 	log     *slog.Logger
+	clips   places
+	lent    answers
 }
 
 // New makes a Service.

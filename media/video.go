@@ -25,7 +25,7 @@ func (v Video) has(f Feature) bool {
 	if f.channel() {
 		return v.ChannelName != "" || v.ChannelARN != ""
 	}
-	return v.StreamName != "" || v.StreamARN != "" || f == Identity
+	return v.StreamName != "" || v.StreamARN != "" || f == Identity || f == Uploads
 }
 
 // VideoNames are the names that are set; nil keeps one, "" takes it away.

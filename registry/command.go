@@ -100,8 +100,7 @@ type Rate struct {
 // The limits of a command. [contracts G.2]
 const (
 	maxCommandRequestID = 64
-	maxCommandParams    = 512 // bytes
-	maxCommandPayload   = 768 // bytes: an ESP32 has a buffer of 1 KiB for packet and topic
+	maxCommandParams    = LargestPacket - packetReserve - envelopeReserve // bytes; of most devices 512
 	maxCommandTTL       = 7 * 24 * time.Hour
 	maxDangerousTTL     = time.Minute
 	maxQueuedCommands   = 20
@@ -130,7 +129,7 @@ var (
 type CommandRequest struct {
 	RequestID string // the issuer's name for it, 1 to 64 printable ASCII characters
 	Type      string
-	Params    json.RawMessage // a JSON object of at most 512 bytes; nil: {}
+	Params    json.RawMessage // a JSON object of at most 512 bytes, more if the device takes larger packets; nil: {}
 	TTL       *time.Duration  // how long it may wait; nil: a minute; 0: now or never
 }
 
@@ -350,18 +349,20 @@ func (r *Registry) placeCommand(ctx context.Context, tx Tx, a Actor, deviceID st
 	// Only what is first in line goes straight to the device.
 	if reserved && waiting == 0 && d.Presence.Epoch == s.Epoch {
 		c.hand(s.Epoch, now)
-	} else if waiting >= maxQueuedCommands {
+	} else if waiting >= maxQueuedCommands && a.Kind != ActorSystem {
 		return Command{}, false, nil, retryAfter(ErrQueueFull, "", defaultCommandTTL)
 	}
 	longest := c
 	longest.Attempt = 99
 	if payload, err := longest.Payload(); err != nil {
 		return Command{}, false, nil, err
-	} else if len(payload) > maxCommandPayload {
+	} else if limit := d.packetLimit(s) - packetReserve; len(payload) > limit || len(c.Params) > limit-envelopeReserve {
 		return Command{}, false, nil, ErrCommandTooLarge
 	}
-	if err := r.chargeCommand(ctx, tx, issuer, deviceID, o, now); err != nil {
-		return Command{}, false, nil, err
+	if a.Kind != ActorSystem {
+		if err := r.chargeCommand(ctx, tx, issuer, deviceID, o, now); err != nil {
+			return Command{}, false, nil, err
+		}
 	}
 	created, err := tx.InsertCommand(ctx, c)
 	if err != nil {
@@ -399,6 +400,10 @@ func (o order) sameAs(c Command, err error) error {
 // mayCommand is the gate of commands: the type's capability, and for those that cannot
 // be undone a person who has just proved who they are.
 func (r *Registry) mayCommand(ctx context.Context, tx Tx, a Actor, deviceID string, o order, now time.Time) (OwnedDevice, error) {
+	if a.Kind == ActorSystem {
+		device, err := tx.Device(ctx, deviceID)
+		return OwnedDevice{Device: device}, err
+	}
 	capability := CanControl
 	if o.kind.dangerous {
 		capability = CanEndanger

@@ -325,15 +325,16 @@ func (c *Command) completed() map[string]any {
 
 // dropCommands removes a device's commands when it is released: they are its former
 // owner's. Those that were open leave a row in the audit trail.
-func (r *Registry) dropCommands(ctx context.Context, tx Tx, a Actor, d Device) error {
+func (r *Registry) dropCommands(ctx context.Context, tx Tx, a Actor, d Device) (ended []Command, err error) {
 	open, err := tx.OpenCommands(ctx, d.No)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, c := range open {
 		if err := r.endCommand(ctx, tx, a, &c, CommandCancelled, "released", r.now()); err != nil {
-			return err
+			return nil, err
 		}
+		ended = append(ended, c)
 	}
-	return tx.DeleteCommands(ctx, d.No)
+	return ended, tx.DeleteCommands(ctx, d.No)
 }

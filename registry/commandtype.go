@@ -32,6 +32,9 @@ var commandTypes = map[string]commandType{
 
 const defaultExecution = time.Minute
 
+// maxUpdateURL is how long the URL of an update may be.
+const maxUpdateURL = 512
+
 func typeOf(name string) commandType {
 	t := commandTypes[name]
 	if t.execution == 0 {
@@ -55,7 +58,7 @@ func checkOTA(params []byte) error {
 			_, err = stringValue(key, v, 1, 32)
 		case "url":
 			var text string
-			if text, err = stringValue(key, v, 1, maxCommandParams); err != nil {
+			if text, err = stringValue(key, v, 1, maxUpdateURL); err != nil {
 				return err
 			}
 			if u, perr := url.Parse(text); perr != nil || u.Scheme != "https" || u.Host == "" || u.User != nil {

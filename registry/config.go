@@ -37,10 +37,6 @@ func (s ConfigState) InSync() bool {
 	return s.Reported != nil && s.Reported.Version == s.Desired.Version && s.Reported.Status == "applied"
 }
 
-// maxConfigPacket is the largest packet with a configuration, its topic included: the
-// buffer of an ESP32. [contracts, HTTP route table]
-const maxConfigPacket = 1024
-
 // packetOverhead is what a QoS 1 PUBLISH has beside topic and payload: fixed header,
 // length of the topic, packet id.
 const packetOverhead = 7
@@ -123,7 +119,7 @@ func (r *Registry) SetDeviceConfig(ctx context.Context, a Actor, deviceID string
 		if err != nil {
 			return err
 		}
-		if len(payload)+len(r.opts.Root.Build(deviceID, topic.ConfigUpdate))+packetOverhead > maxConfigPacket {
+		if len(payload)+len(r.opts.Root.Build(deviceID, topic.ConfigUpdate))+packetOverhead > d.packetLimit(r.dispatch.session(deviceID)) {
 			return ErrConfigTooLarge
 		}
 		changed, err := tx.PutConfig(ctx, d.No, s.Desired, replaces)

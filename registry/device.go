@@ -73,6 +73,7 @@ type Device struct {
 	ProvisionedAt   time.Time
 	CreatedAt       time.Time
 	UpdatedAt       time.Time
+	MaxPacket       int // the largest packet that it takes, in bytes, as its firmware said; 0: it did not
 	Presence        Presence
 	State           State // the latest report; its FirmwareVersion is not filled, see above
 	ReportedAt      time.Time

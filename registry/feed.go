@@ -53,17 +53,6 @@ type Change struct {
 	private bool     // nobody but users hears it
 }
 
-// WebhookAlert is about a webhook that is called no more.
-type WebhookAlert struct {
-	ID     string
-	Reason string
-}
-
-// forStaff reports whether a change goes to whoever listens among the staff.
-func (c *Change) forStaff() bool {
-	return c.Kind == ChangeSelfEnrolled || c.Kind == ChangeWebhookDisabled
-}
-
 // SIMAlert is what people hear of the SIM card in a device: there is little left of its
 // plan, or it was stopped.
 type SIMAlert struct {
@@ -82,6 +71,17 @@ type OTAProgress struct {
 	Progress  int    // percent, as the device says
 	Attempt   int    // counted from 1; 0: it has not been told to yet
 	UpdatedAt time.Time
+}
+
+// WebhookAlert is about a webhook that is called no more.
+type WebhookAlert struct {
+	ID     string
+	Reason string
+}
+
+// forStaff reports whether a change goes to whoever listens among the staff.
+func (c *Change) forStaff() bool {
+	return c.Kind == ChangeSelfEnrolled || c.Kind == ChangeWebhookDisabled
 }
 
 const (

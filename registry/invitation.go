@@ -180,15 +180,15 @@ func (r *Registry) DeclineInvitation(ctx context.Context, a Actor, id int64) (in
 // Errors: ErrInvitationNotFound also for somebody else's, ErrAlreadyOwner,
 // ErrDeviceLimit for a transfer, ErrInsufficientRole, ErrInsufficientScope.
 func (r *Registry) AcceptInvitation(ctx context.Context, a Actor, id int64) (inv Invitation, err error) {
-	var lost []string
+	var gone freed
 	now := r.now()
 	err = r.change(ctx, func(tx Tx) (err error) {
-		lost = nil
+		gone = freed{}
 		if inv, err = r.answer(ctx, tx, a, id); err != nil {
 			return err
 		}
 		if inv.Kind == InviteTransfer {
-			lost, err = r.transfer(ctx, tx, a, inv, now)
+			gone, err = r.transfer(ctx, tx, a, inv, now)
 			return err
 		}
 		return r.putShare(ctx, tx, a, inv.DeviceID, Ownership{
@@ -196,7 +196,7 @@ func (r *Registry) AcceptInvitation(ctx context.Context, a Actor, id int64) (inv
 		})
 	}, func() []*Change {
 		if inv.Kind == InviteTransfer {
-			return []*Change{r.releasedChange(inv.DeviceID, lost, false), claimedChange(inv.DeviceID, a.ID, viaTransfer, now)}
+			return append(r.freedChanges(inv.DeviceID, gone, false), claimedChange(inv.DeviceID, a.ID, viaTransfer, now))
 		}
 		return sharedChange(inv.DeviceID, a.ID, inv.Role, now, inv.StartsAt, inv.EndsAt, true)
 	})
@@ -207,8 +207,7 @@ func (r *Registry) AcceptInvitation(ctx context.Context, a Actor, id int64) (inv
 		r.counters.Claims.Add(1)
 	}
 	r.sharesMoved()
-	for _, user := range append(lost, a.ID) {
-		r.AccessChanged(user)
-	}
+	r.wasFreed(gone)
+	r.AccessChanged(a.ID)
 	return inv, nil
 }

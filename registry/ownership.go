@@ -192,24 +192,22 @@ func (r *Registry) RenameDevice(ctx context.Context, a Actor, id, name string) (
 // releases the device, so that everybody's rows and its name go; anybody else
 // leaves the share. Sessions of those who lost access stop receiving it at once.
 func (r *Registry) RemoveDevice(ctx context.Context, a Actor, id string) error {
-	var lost []string
+	var gone freed
 	released := false
 	err := r.change(ctx, func(tx Tx) error {
-		lost, released = nil, false
+		gone, released = freed{}, false
 		d, err := r.access(ctx, tx, a, id, CanLeave)
 		if err != nil {
 			return err
 		}
 		released = d.Role == RoleOwner || d.Role == RoleStaff
-		lost, err = r.giveUp(ctx, tx, a, d, a.ID)
+		gone, err = r.giveUp(ctx, tx, a, d, a.ID)
 		return err
-	}, func() []*Change { return []*Change{r.releasedChange(id, lost, !released)} })
+	}, func() []*Change { return r.freedChanges(id, gone, !released) })
 	if err != nil {
 		return err
 	}
-	for _, user := range lost {
-		r.AccessChanged(user)
-	}
+	r.wasFreed(gone)
 	return nil
 }
 
@@ -220,23 +218,47 @@ func (r *Registry) ReleaseDevice(ctx context.Context, a Actor, id string) (relea
 	if err := staffOnly(a, ActorAdmin, ActorSupport); err != nil {
 		return false, err
 	}
-	var lost []string
+	var gone freed
 	err = r.change(ctx, func(tx Tx) error {
-		lost = nil
+		gone = freed{}
 		d, err := tx.Device(ctx, id)
 		if err != nil {
 			return err
 		}
-		lost, err = r.release(ctx, tx, a, d)
+		gone, err = r.release(ctx, tx, a, d, "")
 		return err
-	}, func() []*Change { return []*Change{r.releasedChange(id, lost, false)} })
+	}, func() []*Change { return r.freedChanges(id, gone, false) })
 	if err != nil {
 		return false, err
 	}
-	for _, user := range lost {
+	r.wasFreed(gone)
+	return len(gone.lost) > 0, nil
+}
+
+// freed is what a release has taken away.
+type freed struct {
+	lost  []string  // people who had the device
+	ended []Command // that were open
+}
+
+// freedChanges tells people that they have lost a device, and before that what has become
+// of the commands that were open; private: the others keep it.
+func (r *Registry) freedChanges(deviceID string, gone freed, private bool) (all []*Change) {
+	for _, c := range gone.ended {
+		change := commandChange(c, c.FinishedAt)
+		change.users = gone.lost
+		all = append(all, change)
+	}
+	return append(all, r.releasedChange(deviceID, gone.lost, private))
+}
+
+// wasFreed makes a release that is committed felt: in live sessions and streams, and by
+// those who wait for a command.
+func (r *Registry) wasFreed(gone freed) {
+	r.dispatch.finished(gone.ended...)
+	for _, user := range gone.lost {
 		r.AccessChanged(user)
 	}
-	return len(lost) > 0, nil
 }
 
 // releasedChange tells people that they have lost a device; private: the others
@@ -247,47 +269,51 @@ func (r *Registry) releasedChange(deviceID string, lost []string, private bool) 
 
 // giveUp removes a person's row on a device, and with the owner's everybody's and the
 // name; it returns who lost access.
-func (r *Registry) giveUp(ctx context.Context, tx Tx, a Actor, d OwnedDevice, userID string) (lost []string, err error) {
+func (r *Registry) giveUp(ctx context.Context, tx Tx, a Actor, d OwnedDevice, userID string) (freed, error) {
 	if d.Role != RoleOwner && d.Role != RoleStaff {
 		if _, err := tx.DeleteShare(ctx, d.No, userID); err != nil {
-			return nil, err
+			return freed{}, err
 		}
-		return []string{userID}, r.audit(ctx, tx, a, d.ID, "share_left", map[string]any{"user_id": userID, "role": string(d.Role)})
+		return freed{lost: []string{userID}}, r.audit(ctx, tx, a, d.ID, "share_left", map[string]any{"user_id": userID, "role": string(d.Role)})
 	}
-	return r.release(ctx, tx, a, d.Device)
+	return r.release(ctx, tx, a, d.Device, "")
 }
 
 // release makes a device nobody's: rows, open invitations and claims, the name, and what is kept
 // of its people's time with it. That it was ever owned stays, so that no purchase links
-// it again. It returns who lost access.
-func (r *Registry) release(ctx context.Context, tx Tx, a Actor, d Device) (lost []string, err error) {
-	if lost, err = tx.DeleteOwnerships(ctx, d.No); err != nil {
-		return nil, err
+// it again. reason is for the audit, "" when somebody asked for it.
+func (r *Registry) release(ctx context.Context, tx Tx, a Actor, d Device, reason string) (gone freed, err error) {
+	if gone.lost, err = tx.DeleteOwnerships(ctx, d.No); err != nil {
+		return freed{}, err
 	}
 	if err := tx.DeleteInvitations(ctx, d.No); err != nil {
-		return nil, err
+		return freed{}, err
 	}
 	if err := tx.DeletePairings(ctx, d.No); err != nil {
-		return nil, err
+		return freed{}, err
 	}
-	if err := r.dropCommands(ctx, tx, a, d); err != nil {
-		return nil, err
+	if gone.ended, err = r.dropCommands(ctx, tx, a, d); err != nil {
+		return freed{}, err
 	}
 	if err := tx.DeleteConfig(ctx, d.No); err != nil {
-		return nil, err
+		return freed{}, err
 	}
 	if err := tx.SetDeviceName(ctx, d.No, "", r.now()); err != nil {
-		return nil, err
+		return freed{}, err
 	}
 	if err := tx.DeletePersonal(ctx, d.No); err != nil {
-		return nil, err
+		return freed{}, err
 	}
-	if len(lost) > 0 {
-		if err := r.emit(ctx, tx, EventReleased, d.ID, r.now(), map[string]any{"user_ids": lost}); err != nil {
-			return nil, err
+	if len(gone.lost) > 0 {
+		if err := r.emit(ctx, tx, EventReleased, d.ID, r.now(), map[string]any{"user_ids": gone.lost}); err != nil {
+			return freed{}, err
 		}
 	}
-	return lost, r.audit(ctx, tx, a, d.ID, "released", map[string]any{"user_ids": lost})
+	data := map[string]any{"user_ids": gone.lost}
+	if reason != "" {
+		data["reason"] = reason
+	}
+	return gone, r.audit(ctx, tx, a, d.ID, "released", data)
 }
 
 // bind makes a person the owner of a device that nobody owns. Errors: ErrDeviceLimit,
@@ -321,19 +347,22 @@ func (r *Registry) ReleaseDevices(ctx context.Context, tx Tx, a Actor, userID st
 		return nil, err
 	}
 	users := map[string]struct{}{userID: {}}
+	var ended []Command
 	var changes []*Change
 	for _, d := range devices {
-		lost, err := r.giveUp(ctx, tx, a, d, userID)
+		gone, err := r.giveUp(ctx, tx, a, d, userID)
 		if err != nil {
 			return nil, err
 		}
-		for _, u := range lost {
+		for _, u := range gone.lost {
 			users[u] = struct{}{}
 		}
-		changes = append(changes, r.releasedChange(d.ID, lost, d.Role != RoleOwner))
+		ended = append(ended, gone.ended...)
+		changes = append(changes, r.freedChanges(d.ID, gone, d.Role != RoleOwner)...)
 	}
 	return func() {
 		r.feed.publish(changes)
+		r.dispatch.finished(ended...)
 		for u := range users {
 			r.AccessChanged(u)
 		}

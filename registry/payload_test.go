@@ -127,10 +127,22 @@ func TestDecodeProvision(t *testing.T) {
 		"a bad MAC":    `{"device_id":"a","mac_address":"AA:BB","firmware_version":"1"}`,
 		"MAC a number": `{"device_id":"a","mac_address":1,"firmware_version":"1"}`,
 		"no id":        `{"mac_address":"AA:BB:CC:DD:EE:FF","firmware_version":"1"}`,
+		"reset 1":      `{"device_id":"a","mac_address":"AA:BB:CC:DD:EE:FF","firmware_version":"1","reset":1}`,
+		"empty reset":  `{"device_id":"a","mac_address":"AA:BB:CC:DD:EE:FF","firmware_version":"1","reset_id":""}`,
+		"small packet": `{"device_id":"a","mac_address":"AA:BB:CC:DD:EE:FF","firmware_version":"1","max_packet_size":1023}`,
+		"packet 1.5e3": `{"device_id":"a","mac_address":"AA:BB:CC:DD:EE:FF","firmware_version":"1","max_packet_size":1.5e3}`,
 	} {
 		if _, err := DecodeProvision([]byte(payload)); KindOf(err) != Invalid {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	p, err = DecodeProvision(golden(t, "provision.reset.json"))
+	if err != nil || !p.Reset || p.ResetID == "" || p.MaxPacket != 4096 {
+		t.Errorf("testdata/wire/provision.reset.json: %+v, %v", p, err)
+	}
+	p, err = DecodeProvision([]byte(`{"device_id":"a","mac_address":"AA:BB:CC:DD:EE:FF","firmware_version":"1","max_packet_size":131072}`))
+	if err != nil || p.MaxPacket != LargestPacket {
+		t.Errorf("a large packet: %+v, %v", p, err)
 	}
 }
 

@@ -117,6 +117,7 @@ type Session struct {
 	CredentialID int64     // 0: a certificate of the device CA
 	ExpiresAt    time.Time // of the credential; zero: never
 	ConnectedAt  time.Time
+	MaxPacket    int                    // the largest packet that the client takes, in bytes; 0: it did not say
 	wanted       atomic.Int64           // version of the configuration that it should have; 0: nobody looks
 	restarted    atomic.Bool            // a reboot is open that this connection may be the end of
 	firmware     atomic.Pointer[string] // the version in the devices row, so that only a change writes it
@@ -126,6 +127,8 @@ type Session struct {
 type ConnectInfo struct {
 	Remote   string // the peer's address, without port
 	Protocol int    // 4 = MQTT 3.1.1, 5 = MQTT 5
+	// MaxPacket is the Maximum Packet Size of MQTT 5; 0: it did not say.
+	MaxPacket uint32
 }
 
 // Connect claims the next epoch for a new connection, once that is committed the
@@ -157,7 +160,7 @@ func (r *Registry) Connect(ctx context.Context, id Identity, info ConnectInfo) (
 	}
 	s := &Session{
 		DeviceNo: id.DeviceNo, DeviceID: id.DeviceID, Epoch: c.Row.Presence.Epoch, ConnectionID: c.ConnectionID,
-		CredentialID: id.CredentialID, ExpiresAt: id.ExpiresAt, ConnectedAt: c.At,
+		CredentialID: id.CredentialID, ExpiresAt: id.ExpiresAt, ConnectedAt: c.At, MaxPacket: int(info.MaxPacket),
 	}
 	s.firmware.Store(&c.Row.FirmwareVersion)
 	if s.Epoch == 1 {

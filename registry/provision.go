@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math"
 	"time"
 )
 
@@ -13,6 +14,9 @@ type ProvisionRequest struct {
 	MAC             MAC
 	FirmwareVersion string
 	Hardware        string // "" when the device does not say
+	Reset           bool   // somebody has reset the device by hand, and it has not said so yet
+	ResetID         string // names that reset; "" for firmware that has no name for it
+	MaxPacket       int    // the largest packet that the firmware takes, in bytes; 0: it did not say
 }
 
 // provisionResponse is what it gets back.
@@ -32,7 +36,8 @@ var (
 )
 
 // DecodeProvision reads a provisioning request: device_id, mac_address and
-// firmware_version are required, hardware (see [ValidHardware]) is not.
+// firmware_version are required; hardware (see [ValidHardware]), reset, reset_id and
+// max_packet_size are not.
 func DecodeProvision(payload []byte) (ProvisionRequest, error) {
 	var p ProvisionRequest
 	var got [3]bool
@@ -56,6 +61,14 @@ func DecodeProvision(payload []byte) (ProvisionRequest, error) {
 					err = badPayload("hardware must be letters, digits, dots, hyphens and underscores.")
 				}
 			}
+		case "reset":
+			p.Reset, err = boolValue(key, v)
+		case "reset_id":
+			p.ResetID, err = stringValue(key, v, 1, 64)
+		case "max_packet_size":
+			var n int64
+			n, err = intValue(key, v, DefaultPacket, math.MaxUint32)
+			p.MaxPacket = int(min(n, LargestPacket))
 		}
 		return err
 	})
@@ -73,31 +86,32 @@ func DecodeProvision(payload []byte) (ProvisionRequest, error) {
 // Provision registers a device after its Wi-Fi set-up and returns the response to
 // send it, also when the request is refused. Device, ownership by purchase, order
 // and audit are one transaction; doing it again, by a resend or after a factory
-// reset, changes neither identity nor owner. Errors: ErrStale, ErrUnavailable; then
+// reset that it does not report, changes neither identity nor owner. Errors: ErrStale, ErrUnavailable; then
 // nothing was committed and nothing is answered.
 func (r *Registry) Provision(ctx context.Context, s *Session, payload []byte) ([]byte, error) {
 	req, err := DecodeProvision(payload)
 	if err == nil {
 		err = r.checkIdentity(s, req)
 	}
-	var owner string
-	var linked bool
+	var p provisioned
 	if err == nil {
-		var again bool
 		err = r.change(ctx, func(tx Tx) (err error) {
-			owner, linked, again, err = r.provision(ctx, tx, s, req)
+			p, err = r.provision(ctx, tx, s, req, req.resetOf(payload))
 			return err
 		}, func() (all []*Change) {
 			at := r.now()
-			if linked {
-				all = append(all, claimedChange(s.DeviceID, owner, viaPurchase, at))
+			if p.released {
+				all = r.freedChanges(s.DeviceID, p.gone, false)
 			}
-			if !again {
-				provisioned := &Change{Kind: ChangeProvisioned, DeviceID: s.DeviceID, At: at, Firmware: req.FirmwareVersion}
-				if linked { // whose streams do not read the device yet
-					provisioned.users = []string{owner}
+			if p.linked {
+				all = append(all, claimedChange(s.DeviceID, p.owner, viaPurchase, at))
+			}
+			if !p.again {
+				change := &Change{Kind: ChangeProvisioned, DeviceID: s.DeviceID, At: at, Firmware: req.FirmwareVersion}
+				if p.linked { // whose streams do not read the device yet
+					change.users = []string{p.owner}
 				}
-				all = append(all, provisioned)
+				all = append(all, change)
 			}
 			return all
 		})
@@ -108,8 +122,8 @@ func (r *Registry) Provision(ctx context.Context, s *Session, payload []byte) ([
 	case err == nil:
 		r.counters.Provisioned.Add(1)
 		s.firmware.Store(&req.FirmwareVersion)
-		if owner != "" {
-			res.Owner = &owner
+		if p.owner != "" {
+			res.Owner = &p.owner
 		}
 	case errors.As(err, &refusal) && refusal.Kind == Invalid:
 		res.Status, res.Error, res.Message = "rejected", refusal.Code, refusal.Message
@@ -118,9 +132,10 @@ func (r *Registry) Provision(ctx context.Context, s *Session, payload []byte) ([
 	default:
 		return nil, err
 	}
-	if linked {
+	r.wasFreed(p.gone)
+	if p.linked {
 		r.counters.Claims.Add(1)
-		r.AccessChanged(owner)
+		r.AccessChanged(p.owner)
 	}
 	return json.Marshal(res)
 }
@@ -137,62 +152,82 @@ func (r *Registry) checkIdentity(s *Session, req ProvisionRequest) error {
 	return nil
 }
 
-// provision does the work of Provision in its transaction; again says that this
-// connection has done it before, and nothing was written.
-func (r *Registry) provision(ctx context.Context, tx Tx, s *Session, req ProvisionRequest) (owner string, linked, again bool, err error) {
+// provisioned is what a provisioning has done.
+type provisioned struct {
+	owner    string // now; "" without one
+	linked   bool   // the owner bought the device, and it has become theirs
+	again    bool   // this connection has done it before, and nothing was written
+	released bool   // by a factory reset
+	gone     freed
+}
+
+// provision does the work of Provision in its transaction.
+func (r *Registry) provision(ctx context.Context, tx Tx, s *Session, req ProvisionRequest, report []byte) (p provisioned, err error) {
 	now := r.now()
 	d, err := tx.Device(ctx, s.DeviceID)
 	switch {
 	case err != nil:
-		return "", false, false, err
+		return provisioned{}, err
 	case d.MAC == "" && d.SelfEnrolled:
 		if _, err := tx.SetDeviceMAC(ctx, d.No, req.MAC, now); err != nil {
-			return "", false, false, err
+			return provisioned{}, err
 		}
 	case d.MAC != req.MAC:
-		return "", false, false, errMACMismatch
+		return provisioned{}, errMACMismatch
 	}
 	rows, err := tx.Ownerships(ctx, d.No)
 	if err != nil {
-		return "", false, false, err
+		return provisioned{}, err
 	}
+	var owner Ownership
 	for _, o := range rows {
 		if o.Role == RoleOwner {
-			owner = o.UserID
+			owner = o
 		}
 	}
-	// A resend within the same connection: everything is done.
-	if d.Presence.Epoch == s.Epoch && !d.ProvisionedAt.Before(s.ConnectedAt) && d.FirmwareVersion == req.FirmwareVersion {
-		return owner, false, true, nil
+	actor := deviceActor(s.DeviceID)
+	if req.Reset {
+		if p.gone, p.released, err = r.factoryReset(ctx, tx, actor, s, d, owner, report, now); err != nil {
+			return provisioned{}, err
+		}
+		if p.released {
+			owner = Ownership{}
+		}
 	}
-	stale, err := tx.SetProvisioned(ctx, d.No, s.Epoch, req.FirmwareVersion, now)
+	p.owner = owner.UserID
+	// A resend within the same connection: everything is done.
+	p.again = !p.released && d.Presence.Epoch == s.Epoch && !d.ProvisionedAt.Before(s.ConnectedAt) &&
+		d.FirmwareVersion == req.FirmwareVersion && d.MaxPacket == req.MaxPacket
+	if p.again {
+		return p, nil
+	}
+	stale, err := tx.SetProvisioned(ctx, d.No, s.Epoch, req.FirmwareVersion, req.MaxPacket, now)
 	if err != nil {
-		return "", false, false, err
+		return provisioned{}, err
 	}
 	if stale {
-		return "", false, false, ErrStale
+		return provisioned{}, ErrStale
 	}
 	if req.Hardware != "" && d.Hardware == "" {
 		if _, err := tx.SetDeviceHardware(ctx, d.No, req.Hardware, now); err != nil {
-			return "", false, false, err
+			return provisioned{}, err
 		}
 	}
-	actor := Actor{Kind: ActorDevice, ID: s.DeviceID, ClientType: "device"}
-	if owner == "" && !d.SelfEnrolled && !d.EverOwned {
-		if owner, err = r.linkByPurchase(ctx, tx, actor, d, now); err != nil {
-			return "", false, false, err
+	if p.owner == "" && !p.released && !d.SelfEnrolled && !d.EverOwned {
+		if p.owner, err = r.linkByPurchase(ctx, tx, actor, d, now); err != nil {
+			return provisioned{}, err
 		}
-		linked = owner != ""
+		p.linked = p.owner != ""
 	}
 	data := map[string]any{"firmware_version": req.FirmwareVersion, "owner": nil}
-	if owner != "" {
-		data["owner"] = owner
+	if p.owner != "" {
+		data["owner"] = p.owner
 	}
 	told := map[string]any{"firmware_version": req.FirmwareVersion, "owner_user_id": data["owner"]}
 	if err := r.emit(ctx, tx, EventProvisioned, s.DeviceID, now, told); err != nil {
-		return "", false, false, err
+		return provisioned{}, err
 	}
-	return owner, linked, false, r.audit(ctx, tx, actor, s.DeviceID, "provisioned", data)
+	return p, r.audit(ctx, tx, actor, s.DeviceID, "provisioned", data)
 }
 
 // selfEnroll enrols a device at its first connection: the first password becomes

@@ -67,9 +67,13 @@ type DeviceTx interface {
 	// it was otherwise before.
 	SetDeviceDisabled(ctx context.Context, no int64, disabledAt, at time.Time) (changed bool, err error)
 	// SetProvisioned records a provisioning under the session's fence: sets
-	// firmware_version, provisioned_at, and first_seen if empty. stale means that
+	// firmware_version, max_packet_size (0: null), provisioned_at, and first_seen if
+	// empty. stale means that
 	// the epoch is no longer the session's and nothing changed.
-	SetProvisioned(ctx context.Context, no, epoch int64, firmware string, at time.Time) (stale bool, err error)
+	SetProvisioned(ctx context.Context, no, epoch int64, firmware string, maxPacket int, at time.Time) (stale bool, err error)
+	// SetReset records the report of a factory reset under the session's fence; first
+	// says that it is another one than the last.
+	SetReset(ctx context.Context, no, epoch int64, report []byte) (first bool, err error)
 	// SetFirstSeen records the first connection, only while there is none; changed
 	// says whether it did.
 	SetFirstSeen(ctx context.Context, no int64, at time.Time) (changed bool, err error)

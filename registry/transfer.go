@@ -41,14 +41,14 @@ func (r *Registry) TransferDevice(ctx context.Context, a Actor, id, email string
 	return inv, err
 }
 
-// transfer makes the person who accepted the owner; it returns who lost the device.
-func (r *Registry) transfer(ctx context.Context, tx Tx, a Actor, inv Invitation, now time.Time) (lost []string, err error) {
+// transfer makes the person who accepted the owner.
+func (r *Registry) transfer(ctx context.Context, tx Tx, a Actor, inv Invitation, now time.Time) (gone freed, err error) {
 	d, err := tx.Device(ctx, inv.DeviceID)
 	if err != nil {
-		return nil, err
+		return freed{}, err
 	}
-	if lost, err = r.release(ctx, tx, a, d); err != nil {
-		return nil, err
+	if gone, err = r.release(ctx, tx, a, d, ""); err != nil {
+		return freed{}, err
 	}
-	return lost, r.bind(ctx, tx, a, d, a.ID, viaTransfer, now)
+	return gone, r.bind(ctx, tx, a, d, a.ID, viaTransfer, now)
 }

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Go where it is missing: MQTT clients that
-# nobody here wrote, an OpenID provider, a mail server, and PostgreSQL. What cannot
-# be installed is named, and the tests that need it skip; with CI=true that is a
-# failure.
+# nobody here wrote, an OpenID provider, Stripe's signer and server, a mail server, and
+# PostgreSQL. What cannot be installed is named, and the tests that need it skip; with
+# CI=true that is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -53,14 +53,22 @@ if ((${#packages[@]})); then
 	fi
 fi
 
-if ! have_npm mqtt || ! have_npm oidc-provider || ! have_npm standardwebhooks; then
+if ! have_npm mqtt || ! have_npm oidc-provider || ! have_npm stripe || ! have_npm standardwebhooks; then
 	if ! command -v npm >/dev/null; then
-		give_up "mqtt.js, oidc-provider and standardwebhooks" "there is no npm"
+		give_up "mqtt.js, oidc-provider, stripe and standardwebhooks" "there is no npm"
 	else
-		echo "test-deps: installing mqtt.js, oidc-provider and standardwebhooks into e2e/node_modules"
+		echo "test-deps: installing mqtt.js, oidc-provider, stripe and standardwebhooks into e2e/node_modules"
 		if ! npm install --prefix e2e --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel error </dev/null; then
-			give_up "mqtt.js, oidc-provider and standardwebhooks" "npm install failed"
+			give_up "mqtt.js, oidc-provider, stripe and standardwebhooks" "npm install failed"
 		fi
+	fi
+fi
+
+# Stripe's own description of its interface as a server. It takes a minute to build.
+if ! [[ -x .tools/bin/stripe-mock ]]; then
+	echo "test-deps: installing stripe-mock into .tools/bin"
+	if ! GOBIN="$PWD/.tools/bin" go install github.com/stripe/stripe-mock@v0.203.0 </dev/null 2>/dev/null; then
+		give_up "stripe-mock" "go install failed"
 	fi
 fi
 

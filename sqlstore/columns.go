@@ -211,6 +211,14 @@ func text[S ~string](s S) any {
 	return string(s)
 }
 
+// positive is a number as it is stored: NULL when it is 0.
+func positive(n int) any {
+	if n == 0 {
+		return nil
+	}
+	return n
+}
+
 // optionalText scans a string; NULL is "".
 type optionalText[S ~string] struct{ s *S }
 

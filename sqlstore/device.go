@@ -15,7 +15,7 @@ import (
 // deviceColumns are the columns that scanDevice reads, of devices d and
 // device_presence p.
 const deviceColumns = `d.device_no, d.device_id, d.mac_address, d.name, d.firmware_version, d.hardware,
-	d.self_enrolled, d.ever_owned, d.disabled_at, d.first_seen, d.provisioned_at, d.created_at, d.updated_at,
+	d.self_enrolled, d.ever_owned, d.disabled_at, d.first_seen, d.provisioned_at, d.created_at, d.updated_at, d.max_packet_size,
 	p.epoch, p.status, p.reason, p.node_id, p.connection_id, p.remote, p.protocol,
 	p.connected_at, p.changed_at, p.last_seen,
 	p.uptime_sec, p.wifi_rssi, p.config_version, p.radar_connected, p.zone_count, p.protocol_version, p.reported_at`
@@ -25,9 +25,9 @@ const fromDevices = ` FROM devices d JOIN device_presence p ON p.device_no = d.d
 // scanDevice reads deviceColumns, and what follows them into rest.
 func scanDevice(scan scanFunc, d *registry.Device, rest ...any) error {
 	p, s := &d.Presence, &d.State
-	dest := make([]any, 0, 35)
+	dest := make([]any, 0, 37)
 	dest = append(dest, &d.No, &d.ID, opt(&d.MAC), opt(&d.Name), opt(&d.FirmwareVersion), opt(&d.Hardware),
-		&d.SelfEnrolled, &d.EverOwned, at(&d.DisabledAt), at(&d.FirstSeen), at(&d.ProvisionedAt), at(&d.CreatedAt), at(&d.UpdatedAt),
+		&d.SelfEnrolled, &d.EverOwned, at(&d.DisabledAt), at(&d.FirstSeen), at(&d.ProvisionedAt), at(&d.CreatedAt), at(&d.UpdatedAt), num(&d.MaxPacket),
 		&p.Epoch, &p.Status, &p.Reason, opt(&p.NodeID), num(&p.ConnectionID), opt(&p.Remote), num(&p.Protocol),
 		at(&p.ConnectedAt), at(&p.ChangedAt), at(&p.LastSeen),
 		&s.UptimeSec, &s.WifiRSSI, &s.ConfigVersion, &s.RadarConnected, &s.ZoneCount, &s.ProtocolVersion, at(&d.ReportedAt))
@@ -255,12 +255,19 @@ func (t *tx) SetDeviceDisabled(ctx context.Context, no int64, disabledAt, now ti
 }
 
 // SetProvisioned implements registry.DeviceTx.
-func (t *tx) SetProvisioned(ctx context.Context, no, epoch int64, firmware string, now time.Time) (bool, error) {
-	changed, err := t.changes(ctx, `UPDATE devices SET firmware_version = $3, provisioned_at = $4,
+func (t *tx) SetProvisioned(ctx context.Context, no, epoch int64, firmware string, maxPacket int, now time.Time) (bool, error) {
+	changed, err := t.changes(ctx, `UPDATE devices SET firmware_version = $3, max_packet_size = CAST($5 AS INTEGER), provisioned_at = $4,
 			first_seen = COALESCE(first_seen, $4), updated_at = $4
 		WHERE device_no = $1 AND EXISTS (SELECT 1 FROM device_presence p WHERE p.device_no = $1 AND p.epoch = $2)`,
-		no, epoch, text(firmware), micros(now))
+		no, epoch, text(firmware), micros(now), positive(maxPacket))
 	return !changed && err == nil, err
+}
+
+// SetReset implements registry.DeviceTx.
+func (t *tx) SetReset(ctx context.Context, no, epoch int64, report []byte) (bool, error) {
+	return t.changes(ctx, `UPDATE devices SET reset_hash = $3
+		WHERE device_no = $1 AND (reset_hash IS NULL OR reset_hash <> $3)
+			AND EXISTS (SELECT 1 FROM device_presence p WHERE p.device_no = $1 AND p.epoch = $2)`, no, epoch, report)
 }
 
 // SetFirstSeen implements registry.DeviceTx.

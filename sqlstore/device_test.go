@@ -166,7 +166,7 @@ func TestDeviceUpdates(t *testing.T) {
 			epoch := s.connect(no, 101, t0)
 			provision := func(epoch int64, firmware string, at int) bool {
 				return changed(func(ctx context.Context, tx account.Tx) (bool, error) {
-					return tx.SetProvisioned(ctx, no, epoch, firmware, after(at))
+					return tx.SetProvisioned(ctx, no, epoch, firmware, at, after(at))
 				})
 			}
 			before := s.device(1)
@@ -175,7 +175,20 @@ func TestDeviceUpdates(t *testing.T) {
 			equal(t, "stale", provision(epoch, "1.2.0", 8), false)
 			equal(t, "stale", provision(epoch, "1.3.0", 9), false)
 			d := s.device(1)
-			equal(t, "provisioned", []any{d.FirmwareVersion, d.ProvisionedAt, d.FirstSeen}, []any{"1.3.0", after(9), after(8)})
+			equal(t, "provisioned", []any{d.FirmwareVersion, d.ProvisionedAt, d.FirstSeen, d.MaxPacket}, []any{"1.3.0", after(9), after(8), 9})
+			equal(t, "stale", provision(epoch, "1.3.0", 0), false)
+			equal(t, "what it does not say any more", s.device(1).MaxPacket, 0)
+		})
+		t.Run("SetReset knows the last report, under the session's fence", func(t *testing.T) {
+			epoch := s.connect(no, 102, t0)
+			reset := func(epoch int64, report string) bool {
+				return changed(func(ctx context.Context, tx account.Tx) (bool, error) {
+					return tx.SetReset(ctx, no, epoch, []byte(report))
+				})
+			}
+			equal(t, "first", []bool{
+				reset(epoch-1, "a"), reset(epoch, "a"), reset(epoch, "a"), reset(epoch-1, "b"), reset(epoch, "b"),
+			}, []bool{false, true, false, false, true})
 		})
 	})
 }

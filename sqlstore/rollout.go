@@ -23,7 +23,7 @@ func rolloutDest(r *rollout.Rollout) []any {
 	}, releaseDest(&r.Release)...)
 }
 
-// jsonList scans a list of texts; '' is an empty one.
+// jsonList scans a list of texts; ” is an empty one.
 type jsonList struct{ list *[]string }
 
 func (j jsonList) Scan(v any) error {

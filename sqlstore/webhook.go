@@ -306,14 +306,6 @@ func (t *tx) FinishDelivery(ctx context.Context, d webhook.Delivery) (bool, erro
 	return true, err
 }
 
-// positive is a number as it is stored: NULL when it is 0.
-func positive(n int) any {
-	if n == 0 {
-		return nil
-	}
-	return int64(n)
-}
-
 // ReplayDelivery implements webhook.DeliveryTx.
 func (t *tx) ReplayDelivery(ctx context.Context, endpointNo, eventID int64, now time.Time) (bool, error) {
 	return t.changes(ctx, `UPDATE webhook_deliveries SET status = 'waiting', first_attempt = attempt, due_at = $3, finished_at = NULL

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"context"
+	crand "crypto/rand"
 	"errors"
 	"math/rand/v2"
 	"sync"
@@ -34,6 +35,8 @@ type Behaviour struct {
 	Firmware          string           // "" = 1.2.0
 	Commands          Manner           // "" = Prompt
 	CommandTime       time.Duration    // that a slow device takes; 0 = 2 s
+	Reset             bool             // somebody has pressed the reset button of every device before it was switched on
+	PacketSize        int              // the largest packet that the firmware takes, declared when it is not 1024; 0 = 1024
 }
 
 const (
@@ -56,6 +59,7 @@ func (b *Behaviour) fillDefaults() {
 	setDefault(&b.Firmware, "1.2.0")
 	setDefault(&b.Commands, Prompt)
 	setDefault(&b.CommandTime, 2*time.Second)
+	setDefault(&b.PacketSize, packetDefault)
 }
 
 func setDefault[T comparable](field *T, value T) {
@@ -90,6 +94,7 @@ type Device struct {
 	provisioned bool // the cloud confirmed it since the last factory reset
 	counted     bool // provisioned at least once
 	claimed     bool
+	reset       string // names the reset that the cloud has not heard of; "" for none
 	firmware    string
 	config      int
 	zones       int
@@ -108,10 +113,14 @@ type Device struct {
 
 // NewDevice makes a device that is switched off.
 func NewDevice(id Identity, index int, seed uint16, life *Behaviour, dial Dialer, stats *Stats) *Device {
-	return &Device{
+	d := &Device{
 		Identity: id, index: index, seed: seed, life: life, dial: dial, stats: stats, firmware: life.Firmware, lastMark: -1,
 		rng: rand.New(rand.NewPCG(uint64(seed), uint64(index))),
 	}
+	if life.Reset {
+		d.reset = crand.Text() // each reset is one of its own, whatever the seed
+	}
+	return d
 }
 
 // Run is the device's life from power on until the context ends, which it takes as a farewell to say DISCONNECT for.
@@ -230,10 +239,14 @@ func (d *Device) jitter(interval time.Duration) time.Duration {
 }
 
 func (d *Device) provisionRequest(now time.Time) provisionRequest {
-	return provisionRequest{
+	r := provisionRequest{
 		DeviceID: d.Identity.DeviceID, MACAddress: d.Identity.MAC, FirmwareVersion: d.firmware,
-		Timestamp: timestamp(now),
+		Timestamp: timestamp(now), Reset: d.reset != "", ResetID: d.reset,
 	}
+	if d.life.PacketSize != packetDefault {
+		r.MaxPacketSize = d.life.PacketSize
+	}
+	return r
 }
 
 func (d *Device) stateReport(now time.Time) stateReport {

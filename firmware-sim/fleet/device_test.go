@@ -433,7 +433,7 @@ func TestOrdersThatCannotBeObeyed(t *testing.T) {
 			p.order("diag/request", `{"request_id":"`+strings.Repeat("x", 1100)+`"}`)
 			p.message("diag/response")
 			counts, _ := b.stats.Errors()
-			if counts["unreadable message from the cloud"] != 2 || counts["message on a topic nobody asked for"] != 1 || counts["message above 1 KiB from the cloud"] != 1 {
+			if counts["unreadable message from the cloud"] != 2 || counts["message on a topic nobody asked for"] != 1 || counts["message from the cloud above what the firmware takes"] != 1 {
 				t.Errorf("errors %v", counts)
 			}
 		})

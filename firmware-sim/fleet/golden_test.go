@@ -30,7 +30,7 @@ func golden(t *testing.T, name string) []byte {
 // changing are the fields whose value is the device's own at the moment; of them only the kind of value is compared.
 var changing = map[string]bool{
 	"timestamp": true, "last_seen": true, "wifi_rssi": true, "uptime_sec": true, "free_heap": true,
-	"temperature_c": true, "targets": true, "free": true, "min_free": true, "rssi": true, "nonce": true, "proof": true,
+	"temperature_c": true, "targets": true, "free": true, "min_free": true, "rssi": true, "nonce": true, "proof": true, "reset_id": true,
 }
 
 // shape replaces values that change by the name of their kind.
@@ -139,6 +139,25 @@ func TestWhatADeviceSendsIsInTestdata(t *testing.T) {
 		live := decode[positions](t, stream)
 		if diff := cmp.Diff(slices.Sorted(maps.Keys(file.Targets[0])), slices.Sorted(maps.Keys(live.Targets[0]))); diff != "" || live.Timestamp.IsZero() || stream.QoS != 0 {
 			t.Errorf("targets/stream is %s at QoS %d", stream.Payload, stream.QoS)
+		}
+	})
+}
+
+func TestAResetIsInTestdata(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, fleet.Behaviour{Reset: true, PacketSize: 4096, Interval: time.Hour})
+		defer b.stop()
+		p := <-b.dials
+		p.accept()
+		first := p.message("provision") // which is lost
+		same(t, "provision.reset", first)
+		again := p.register() // ten seconds later
+		same(t, "provision.reset", again)
+		type report struct {
+			ResetID string `json:"reset_id"`
+		}
+		if x, y := decode[report](t, first), decode[report](t, again); x != y {
+			t.Errorf("one reset is called %v and %v", x, y)
 		}
 	})
 }

@@ -61,7 +61,7 @@ func (s *session) provisionAnswered(r provisionResponse, now time.Time) error {
 		d.stats.Fail("provisioning rejected: "+r.Error, nil)
 		return nil
 	}
-	d.provisioned = true
+	d.provisioned, d.reset = true, ""
 	if !d.counted {
 		d.counted = true
 		d.stats.Provisioned.Add(1)

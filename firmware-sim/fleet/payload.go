@@ -12,6 +12,9 @@ type provisionRequest struct {
 	MACAddress      string `json:"mac_address"`
 	FirmwareVersion string `json:"firmware_version"`
 	Timestamp       string `json:"timestamp"`
+	Reset           bool   `json:"reset,omitempty"`
+	ResetID         string `json:"reset_id,omitempty"`
+	MaxPacketSize   int    `json:"max_packet_size,omitempty"`
 }
 
 type stateReport struct {

@@ -26,7 +26,7 @@ const (
 	rebootLatest   = time.Second // after the answer to a reboot command, acknowledged or not
 	targetsEvery   = 100 * time.Millisecond
 	maxInflight    = 8
-	packetLimit    = 1024 // esp-mqtt's default buffer, told to an MQTT 5 server
+	packetDefault  = 1024 // esp-mqtt's default buffer
 )
 
 // purpose says what an acknowledgement means.
@@ -133,7 +133,7 @@ func (s *session) connect(ctx context.Context, start time.Time) error {
 	if s.version == mqttwire.V5 {
 		packet.Properties = mqttwire.Properties{
 			mqttwire.Number(mqttwire.PropReceiveMaximum, maxInflight),
-			mqttwire.Number(mqttwire.PropMaximumPacketSize, packetLimit),
+			mqttwire.Number(mqttwire.PropMaximumPacketSize, uint32(d.life.PacketSize)),
 		}
 	}
 	if err := s.send(packet); err != nil {
@@ -383,9 +383,9 @@ func (s *session) receive() error {
 				return err
 			}
 		}
-		if len(p.Topic)+len(p.Payload) > packetLimit && !s.oversized {
+		if len(p.Topic)+len(p.Payload) > s.d.life.PacketSize && !s.oversized {
 			s.oversized = true
-			s.d.stats.Fail("message above 1 KiB from the cloud", nil)
+			s.d.stats.Fail("message from the cloud above what the firmware takes", nil)
 		}
 		return s.obey(p, now)
 	case mqttwire.SUBACK:

@@ -29,9 +29,9 @@ const (
 	requestTime = 15 * time.Second
 	// maxAnswer bounds an answer, in bytes.
 	maxAnswer = 1 << 20
-	// between requests: the carrier lets one account ask ten times a second, counted
-	// where the requests arrive, not where they leave. [contracts E.1]
-	between = 105 * time.Millisecond
+	// usualPause is between requests: the carrier lets one account ask ten times a
+	// second, counted where the requests arrive, not where they leave. [contracts E.1]
+	usualPause = 105 * time.Millisecond
 )
 
 // The paths of the carrier's API. [contracts E.1]
@@ -50,6 +50,7 @@ type Options struct {
 	Success []string         // codes of an answer that mean success; default 200 and 10000
 	Now     func() time.Time // default time.Now
 	Timeout time.Duration    // of one request; default 15 s
+	Between time.Duration    // between two requests; default 105 ms
 }
 
 // Client asks the carrier. It is safe for concurrent use. It sends at most ten requests
@@ -84,6 +85,9 @@ func NewClient(opts Options) (*Client, error) {
 	if opts.Timeout <= 0 {
 		opts.Timeout = requestTime
 	}
+	if opts.Between <= 0 {
+		opts.Between = usualPause
+	}
 	signer := opts.Signer
 	signer.Secret = opts.Secret
 	transport := &http.Transport{
@@ -96,7 +100,7 @@ func NewClient(opts Options) (*Client, error) {
 		DisableKeepAlives: true,
 	}
 	return &Client{
-		opts: opts, signer: signer, bucket: rate.NewLimiter(rate.Every(between), 1),
+		opts: opts, signer: signer, bucket: rate.NewLimiter(rate.Every(opts.Between), 1),
 		http: &http.Client{Transport: transport, Timeout: opts.Timeout, CheckRedirect: noRedirect},
 	}, nil
 }

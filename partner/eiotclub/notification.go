@@ -84,9 +84,15 @@ func (d details) or(more details) details {
 		to   *flexible
 		from flexible
 	}{
-		{&d.ICCID, more.ICCID}, {&d.EID, more.EID}, {&d.OutTradeNo, more.OutTradeNo}, {&d.OrderID, more.OrderID},
-		{&d.OrderNumber, more.OrderNumber}, {&d.PackageCode, more.PackageCode}, {&d.RefundAmount, more.RefundAmount},
-		{&d.AlertType, more.AlertType}, {&d.AlertValue, more.AlertValue},
+		{&d.ICCID, more.ICCID},
+		{&d.EID, more.EID},
+		{&d.OutTradeNo, more.OutTradeNo},
+		{&d.OrderID, more.OrderID},
+		{&d.OrderNumber, more.OrderNumber},
+		{&d.PackageCode, more.PackageCode},
+		{&d.RefundAmount, more.RefundAmount},
+		{&d.AlertType, more.AlertType},
+		{&d.AlertValue, more.AlertValue},
 	} {
 		if *f.to == "" {
 			*f.to = f.from
@@ -102,9 +108,15 @@ func (d details) form() error {
 		value flexible
 		form  *regexp.Regexp
 	}{
-		{"iccid", d.ICCID, formNumber}, {"eid", d.EID, formNumber}, {"outTradeNo", d.OutTradeNo, formID},
-		{"orderId", d.OrderID, formID}, {"orderNumber", d.OrderNumber, formID}, {"packageCode", d.PackageCode, formText},
-		{"refundAmount", d.RefundAmount, formText}, {"alert_type", d.AlertType, formNonce}, {"alert_value", d.AlertValue, formText},
+		{"iccid", d.ICCID, formNumber},
+		{"eid", d.EID, formNumber},
+		{"outTradeNo", d.OutTradeNo, formID},
+		{"orderId", d.OrderID, formID},
+		{"orderNumber", d.OrderNumber, formID},
+		{"packageCode", d.PackageCode, formText},
+		{"refundAmount", d.RefundAmount, formText},
+		{"alert_type", d.AlertType, formNonce},
+		{"alert_value", d.AlertValue, formText},
 	} {
 		if f.value != "" && !f.form.MatchString(string(f.value)) {
 			return errors.New(f.name + " has not the form that it must have")

@@ -104,10 +104,12 @@ func (c *Client) CreateSession(ctx context.Context, p dataplan.Purchase, pages d
 		return dataplan.Session{}, failure("create a checkout session", err)
 	}
 	if s.ID == "" || s.URL == "" {
-		return dataplan.Session{}, failure("create a checkout session", errors.New("the answer has no id or no url"))
+		return dataplan.Session{}, dataplan.ErrPaymentProvider.With(errNoSession)
 	}
 	return dataplan.Session{ID: s.ID, URL: s.URL}, nil
 }
+
+var errNoSession = errors.New("create a checkout session: the answer has no id or no url")
 
 // FetchSession implements dataplan.Provider.
 func (c *Client) FetchSession(ctx context.Context, sessionID string) (dataplan.Report, error) {
@@ -229,6 +231,8 @@ func failure(what string, err error) error {
 			strconv.Itoa(e.HTTPStatusCode), e.Type, e.Code, e.Param, e.RequestID)
 	case errors.As(err, &u):
 		err = u.Err
+	default: // the library's text quotes the answer
+		err = errors.New("the answer could not be read")
 	}
 	return dataplan.ErrPaymentProvider.With(fmt.Errorf("%s: %w", what, err))
 }

@@ -33,3 +33,4 @@ CREATE TABLE device_vends (
     vended_at BIGINT NOT NULL
 );
 CREATE INDEX idx_vends_device ON device_vends (device_no, vended_at);
+CREATE INDEX idx_vends_at ON device_vends (vended_at);

@@ -39,22 +39,23 @@ const (
 
 // App is the whole program. New, then Run once, then Close.
 type App struct {
-	config   Config
-	log      *slog.Logger
-	metrics  *prometheus.Registry
-	caFile   string
-	db       *sqlstore.DB
-	broker   *broker.Broker
-	registry *registry.Registry
-	accounts *account.Service
-	plans    *dataplan.Service
-	standins *standins
-	media    *media.Service
-	ingestor *media.Ingestor
-	rollouts *rollout.Service
-	webhooks *webhook.Service
-	handler  http.Handler
-	tls      *tls.Config
+	config     Config
+	log        *slog.Logger
+	metrics    *prometheus.Registry
+	caFile     string
+	db         *sqlstore.DB
+	broker     *broker.Broker
+	registry   *registry.Registry
+	accounts   *account.Service
+	plans      *dataplan.Service
+	standins   *standins
+	media      *media.Service
+	ingestor   *media.Ingestor
+	rollouts   *rollout.Service
+	classifier *media.Classifier
+	webhooks   *webhook.Service
+	handler    http.Handler
+	tls        *tls.Config
 
 	ready     chan struct{}
 	draining  atomic.Bool
@@ -128,6 +129,11 @@ func (a *App) build(ctx context.Context, c Config) error {
 		return err
 	}
 
+	cloud, err := c.cloud(ctx)
+	if err != nil {
+		return err
+	}
+
 	a.db, err = sqlstore.Open(ctx, c.DatabaseURL.Reveal(), sqlstore.Options{Logger: log})
 	if err != nil {
 		return err
@@ -150,7 +156,11 @@ func (a *App) build(ctx context.Context, c Config) error {
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
-	a.plans = dataplan.New(a.db.DataPlans(), a.registry, c.dataplanOptions(log, regOptions.NextID))
+	planOptions := c.dataplanOptions(log, regOptions.NextID)
+	if err := c.carrier(&planOptions); err != nil {
+		return errors.Join(err, a.Close())
+	}
+	a.plans = dataplan.New(a.db.DataPlans(), a.registry, planOptions)
 	plans, err := c.dataPlans()
 	if err == nil && plans != nil {
 		err = a.plans.LoadPlans(ctx, plans)
@@ -158,13 +168,16 @@ func (a *App) build(ctx context.Context, c Config) error {
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
-	a.media = media.New(a.db.Media(), a.registry, media.Options{NextID: regOptions.NextID, Logger: log})
+	a.media = media.New(a.db.Media(), a.registry, media.Options{
+		Cloud: cloud, IoT: media.IoT{Endpoint: c.AWSIoTEndpoint, RoleAlias: c.AWSIoTRoleAlias}, OwnCredentials: c.AWSOwnCredentials,
+		NextID: regOptions.NextID, Logger: log,
+	})
 	a.rollouts = rollout.New(a.db.Rollouts(), a.registry, courier, rollout.Options{
 		NodeID: c.NodeID, Root: root, NextID: regOptions.NextID, Logger: log,
 	})
 	err = a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
-		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(),
-		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(), Updates: a.rollouts,
+		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(), Video: a.media, Updates: a.rollouts,
+		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
 	})...)
 	if err == nil {
 		err = errors.Join(
@@ -176,8 +189,11 @@ func (a *App) build(ctx context.Context, c Config) error {
 	if err != nil {
 		return errors.Join(err, a.Close())
 	}
-	if a.ingestor, err = c.newIngestor(a.db, a.registry, regOptions, log); err == nil {
-		err = a.metrics.Register(newIngestCollector(a.ingestor.Counters()))
+	if a.classifier, err = c.newClassifier(ctx, a.media, a.db, regOptions, log); err == nil {
+		a.ingestor, err = c.newIngestor(a.db, a.registry, a.classifier, regOptions, log)
+	}
+	if err == nil {
+		err = a.metrics.Register(newEventCollector(a.ingestor.Counters(), a.classifier.Counters()))
 	}
 	if err != nil {
 		return errors.Join(err, a.Close())
@@ -186,14 +202,14 @@ func (a *App) build(ctx context.Context, c Config) error {
 		httpapi.Deps{
 			Registry: a.registry, Accounts: a.accounts,
 			Rollouts:  a.rollouts,
-			DataPlans: a.plans,
-			Media:     a.media, Ingestor: a.ingestor,
 			Webhooks:  a.webhooks,
+			DataPlans: a.plans,
+			Media:     a.media, Ingestor: a.ingestor, Classifier: a.classifier,
 			WebSocket: a.broker.WebSocket(), Ready: a.readiness,
 		},
 		httpapi.Options{
 			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
-			AppLink: c.AppLinkURL, Limits: c.httpLimits(),
+			AppLink: c.AppLinkURL, DeviceCAs: a.deviceCAs(), Limits: c.httpLimits(),
 		})
 	return nil
 }
@@ -265,9 +281,13 @@ func (a *App) Run(ctx context.Context) error {
 		}
 	})
 	background.Go(func() { a.accounts.Run(work) })
+	background.Go(func() { a.plans.RunFulfilment(work) })
+
 	background.Go(func() { a.plans.Run(work) })
 	background.Go(func() { a.ingestor.Run(work) })
 	background.Go(func() { a.rollouts.Run(work) })
+	background.Go(func() { a.classifier.Run(work) })
+	background.Go(func() { a.media.Run(work) })
 	background.Go(func() { a.webhooks.Run(work) })
 	failed := make(chan error, len(servers))
 	for _, s := range servers {

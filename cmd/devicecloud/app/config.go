@@ -5,6 +5,8 @@ import (
 	"reflect"
 	"strings"
 	"time"
+
+	"github.com/opticworks/devicecloud/partner/kvs"
 )
 
 // Config is every setting that something in the program obeys. A field's flag is
@@ -80,6 +82,31 @@ type Config struct {
 	AdminOIDCAdminGroup       string            `name:"admin-oidc-admin-group" help:"whose members are administrators"`
 	AdminOIDCSupportGroup     string            `name:"admin-oidc-support-group" help:"whose members are support staff"`
 
+	// AWSAccess is how AWS is reached. It is no setting: the SDK has its own, and a
+	// stand-in sets this.
+	AWSAccess            kvs.Access `kong:"-"`
+	AWSRegion            string     `name:"aws-region" help:"region of all streams and channels"`
+	AWSPlaybackRole      string     `name:"aws-kvs-playback-role-arn" help:"role that plays streams; empty: no playback"`
+	AWSViewerRole        string     `name:"aws-kvs-webrtc-role-arn" help:"role of viewers; empty: no live view over WebRTC"`
+	AWSDeviceRole        string     `name:"aws-kvs-device-role-arn" help:"role of devices; empty: none get credentials here"`
+	AWSSourceIdentity    bool       `name:"aws-kvs-source-identity" help:"name the person to AWS; the roles must trust sts:SetSourceIdentity"`
+	AWSOwnCredentials    bool       `name:"kvs-webrtc-credentials-mode" help:"viewers get credentials and sign for themselves"`
+	AWSIoTEndpoint       string     `name:"aws-iot-credential-provider-endpoint" help:"host where devices with a certificate of AWS IoT get credentials"`
+	AWSIoTRoleAlias      string     `name:"aws-iot-role-alias" help:"role alias there"`
+	AWSIdentityPool      string     `name:"aws-cognito-identity-pool-id" help:"identity pool of people; empty: none"`
+	AWSDeveloperProvider string     `name:"aws-cognito-developer-provider" default:"devicecloud" help:"our name as developer provider in the pool"`
+	AWSUserPool          string     `name:"aws-cognito-user-pool-id" help:"accepted and not used: people sign in here"`
+	AWSUserPoolClient    string     `name:"aws-cognito-client-id" help:"accepted and not used"`
+
+	EIOTClubAppKey             string   `name:"eiotclub-app-key" help:"our account at the SIM carrier; empty: nothing is ordered there"`
+	EIOTClubSecret             Secret   `name:"eiotclub-secret" help:"its secret"`
+	EIOTClubSecretFile         string   `name:"eiotclub-secret-file" help:"file that holds EIOTCLUB_SECRET"`
+	EIOTClubBaseURL            string   `name:"eiotclub-base-url" help:"where the carrier answers; empty: https://oapi.eiotclub.com"`
+	EIOTClubWebhookSecret      Secret   `name:"eiotclub-webhook-secret" help:"signs the carrier's notifications, may be EIOTCLUB_SECRET; empty: none are taken"`
+	EIOTClubWebhookSecretFile  string   `name:"eiotclub-webhook-secret-file" help:"file that holds EIOTCLUB_WEBHOOK_SECRET"`
+	EIOTClubTimestampWindowSec int      `name:"eiotclub-timestamp-window-sec" default:"86400" help:"how far from now a notification may be signed, seconds"`
+	EIOTClubAllowedIPs         []string `name:"eiotclub-allowed-ips" help:"addresses or prefixes from which notifications are taken; empty: any"`
+
 	DataPlansFile                   string `name:"data-plans-file" help:"data plans that are sold, JSON; empty: those that administrators make"`
 	StripeSecretKey                 Secret `name:"stripe-secret-key" help:"takes payments for data plans; empty: none are sold"`
 	StripeSecretKeyFile             string `name:"stripe-secret-key-file" help:"file that holds STRIPE_SECRET_KEY"`
@@ -89,6 +116,11 @@ type Config struct {
 	DevStandins                     bool   `name:"dev-standins" help:"with --dev: stand-ins for the partners that are not configured; devicecloud demo has them"`
 	IngestKeys                      Secret `name:"ingest-keys" help:"k1:secret,k2:secret of who signs events that it sends; empty: none are taken"`
 	IngestKeysFile                  string `name:"ingest-keys-file" help:"file that holds INGEST_KEYS"`
+
+	BedrockEnabled    bool   `name:"bedrock-enabled" help:"a model of Amazon Bedrock says what is to be seen in the pictures of events"`
+	BedrockModelID    string `name:"bedrock-model-id" default:"us.amazon.nova-lite-v1:0" help:"model or inference profile"`
+	BedrockRegion     string `name:"bedrock-region" help:"AWS region where the model is asked; empty: no classification"`
+	BedrockDailyLimit int    `name:"bedrock-daily-limit-per-device" default:"50" help:"pictures of one device that the model is shown on a day (UTC); 0: no limit"`
 
 	LimitConnectsPerDevice  Rate `name:"limit-connects-per-device" default:"6/m:20" dev:"0" help:"MQTT connections of one device"`
 	LimitStatePerDevice     Rate `name:"limit-state-per-device" default:"1/s:10" dev:"0" help:"state messages of one device"`

@@ -272,6 +272,10 @@ func TestPrepareRefusesWhatMustNotBeServed(t *testing.T) {
 		{"WeChat without its secret", func(c *app.Config) { c.WeChatAppID = "wx1" }, "WECHAT_SECRET"},
 		{"WeChat with a short secret", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "hunter2" }, "WECHAT_SECRET is not an AppSecret"},
 		{"WeChat with a secret of zeros", func(c *app.Config) { c.WeChatAppID, c.WeChatSecret = "wx1", "00000000000000000000000000000000" }, "WECHAT_SECRET is not an AppSecret"},
+		{"the carrier without its secret", func(c *app.Config) { c.EIOTClubAppKey = "key" }, "EIOTCLUB_APP_KEY and EIOTCLUB_SECRET belong together"},
+		{"the carrier in the clear", func(c *app.Config) { c.EIOTClubBaseURL = "http://carrier.example" }, "EIOTCLUB_BASE_URL"},
+		{"the carrier from a name", func(c *app.Config) { c.EIOTClubAllowedIPs = []string{"carrier.example"} }, "EIOTCLUB_ALLOWED_IPS"},
+		{"a carrier's window of a second", func(c *app.Config) { c.EIOTClubTimestampWindowSec = 1 }, "EIOTCLUB_TIMESTAMP_WINDOW_SEC"},
 		{"WeChat in the clear", func(c *app.Config) { c.WeChatBaseURL = "http://api.example" }, "WECHAT_BASE_URL"},
 		{"mail", func(c *app.Config) {
 			c.SMTPURL, c.MailFrom, c.PublicURL = "smtp://u:lake-Copper-41-moss@mail.example.com", "Devices <no-reply@example.com>", "https://cloud.example.com"

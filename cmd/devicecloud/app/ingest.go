@@ -67,7 +67,7 @@ func weakIngestKeys(text string) error {
 }
 
 // newIngestor wires the ingestion of events.
-func (c *Config) newIngestor(db *sqlstore.DB, reg *registry.Registry, options registry.Options, log *slog.Logger) (*media.Ingestor, error) {
+func (c *Config) newIngestor(db *sqlstore.DB, reg *registry.Registry, classifier *media.Classifier, options registry.Options, log *slog.Logger) (*media.Ingestor, error) {
 	keys, err := c.ingestKeys()
 	if err != nil {
 		return nil, err
@@ -75,6 +75,7 @@ func (c *Config) newIngestor(db *sqlstore.DB, reg *registry.Registry, options re
 	r := c.LimitIngestPerKey
 	return media.NewIngestor(db.Ingest(), media.IngestOptions{
 		Keys: keys, Retention: time.Duration(c.HistoryRetentionDays) * 24 * time.Hour, NextID: options.NextID, Logger: log, Tell: reg.Tell,
+		Interesting: classifier.Interesting, Queued: classifier.Wake,
 		Limit: httpapi.NewLimit(httpapi.Rate{PerSecond: r.PerSecond(), Burst: r.Burst}),
 	}), nil
 }

@@ -54,6 +54,12 @@ func newDataPlanCollector(c *dataplan.Counters) *registryCollector {
 		{"dataplan_unconfigured_events_total", "Reports that came while no webhook secret was set.", &c.Unconfigured, 1},
 		{"dataplan_held_total", "Purchases put on hold because what was paid is not the price.", &c.Held, 1},
 		{"dataplan_refused_transitions_total", "Reports that would have moved a purchase where it cannot go.", &c.Refused, 1},
+		{"dataplan_carrier_orders_total", "Requests to the SIM carrier that ordered, or may have.", &c.CarrierOrders, 1},
+		{"dataplan_carrier_repaired_total", "Orders that were found at the carrier after their answer was lost.", &c.CarrierRepaired, 1},
+		{"dataplan_carrier_failed_total", "Purchases that the carrier refused.", &c.CarrierFailed, 1},
+		{"dataplan_carrier_notices_total", "Notifications of the carrier that were taken.", &c.Notices, 1},
+		{"dataplan_carrier_duplicate_notices_total", "Notifications of the carrier that had been taken before.", &c.NoticeDuplicates, 1},
+		{"dataplan_carrier_refused_notices_total", "Notifications that were refused: signature, time, form, address.", &c.NoticeRefused, 1},
 	})
 }
 
@@ -65,7 +71,9 @@ func newCollector(rows []metric) *registryCollector {
 	return &registryCollector{all}
 }
 
-func newIngestCollector(c *media.IngestCounters) *registryCollector {
+// newEventCollector exports the counters of events from outside, and of the model that
+// looks at their pictures.
+func newEventCollector(c *media.IngestCounters, m *media.ClassifyCounters) *registryCollector {
 	var all []counter
 	for _, row := range []struct {
 		name, help string
@@ -74,6 +82,9 @@ func newIngestCollector(c *media.IngestCounters) *registryCollector {
 		{"registry_ingested_events_total", "Events from outside that were taken.", &c.Accepted},
 		{"registry_ingest_duplicates_total", "Events from outside that had been taken before.", &c.Duplicates},
 		{"registry_ingest_refused_total", "Deliveries and events from outside that were refused.", &c.Refused},
+		{"registry_classifier_calls_total", "Calls of the model that looks at pictures of events; each is paid for.", &m.Calls},
+		{"registry_classified_events_total", "Events whose picture the model has judged.", &m.Done},
+		{"registry_classification_failures_total", "Tries to classify an event that failed.", &m.Failed},
 	} {
 		all = append(all, counter{prometheus.NewDesc(row.name, row.help, nil, nil), row.value, 1})
 	}

@@ -46,6 +46,8 @@ func (c *Config) readSecrets() error {
 		{"TOKEN_SIGNING_KEY", &c.TokenSigningKey, c.TokenSigningKeyFile},
 		{"SECRET_ENCRYPTION_KEY", &c.SecretEncryptionKey, c.SecretEncryptionKeyFile},
 		{"WECHAT_SECRET", &c.WeChatSecret, c.WeChatSecretFile},
+		{"EIOTCLUB_SECRET", &c.EIOTClubSecret, c.EIOTClubSecretFile},
+		{"EIOTCLUB_WEBHOOK_SECRET", &c.EIOTClubWebhookSecret, c.EIOTClubWebhookSecretFile},
 		{"SMTP_URL", &c.SMTPURL, c.SMTPURLFile},
 		{"STRIPE_SECRET_KEY", &c.StripeSecretKey, c.StripeSecretKeyFile},
 		{"STRIPE_DATA_PLAN_WEBHOOK_SECRET", &c.StripeDataPlanWebhookSecret, c.StripeDataPlanWebhookSecretFile},

@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 
+	standincarrier "github.com/opticworks/devicecloud/standin/carrier"
 	standinstripe "github.com/opticworks/devicecloud/standin/stripe"
 )
 
@@ -10,8 +11,9 @@ import (
 // `devicecloud demo`, and with DEV_STANDINS in dev mode. Nothing else knows of them: each
 // puts its address and its secrets into the settings where nobody has put others.
 type standins struct {
-	Stripe *standinstripe.Server // nil: there is none
-	close  []func() error
+	Stripe  *standinstripe.Server  // nil: there is none
+	Carrier *standincarrier.Server // nil: there is none
+	close   []func() error
 }
 
 // startStandins starts what DEV_STANDINS asks for. address is where the program itself
@@ -21,7 +23,7 @@ func (c *Config) startStandins(address func() string) (*standins, error) {
 	if !c.DevStandins {
 		return s, nil
 	}
-	for _, start := range []func(*Config, func() string) error{s.startStripe} {
+	for _, start := range []func(*Config, func() string) error{s.startStripe, s.startCarrier} {
 		if err := start(c, address); err != nil {
 			return nil, errors.Join(err, s.Close())
 		}
@@ -44,7 +46,8 @@ func (s *standins) startStripe(c *Config, address func() string) (err error) {
 	if c.StripeSecretKey != "" {
 		return nil
 	}
-	s.Stripe, err = standinstripe.Start(standinstripe.Options{Target: func() string {
+	secret := c.StripeDataPlanWebhookSecret.Reveal() // "": one of its own
+	s.Stripe, err = standinstripe.Start(standinstripe.Options{Secret: secret, Target: func() string {
 		if a := address(); a != "" {
 			return "http://" + dialable(a) + "/api/webhooks/data-plan"
 		}
@@ -56,5 +59,25 @@ func (s *standins) startStripe(c *Config, address func() string) (err error) {
 	s.close = append(s.close, s.Stripe.Close)
 	c.StripeSecretKey, c.StripeBaseURL = Secret(s.Stripe.Key()), s.Stripe.URL()
 	c.StripeDataPlanWebhookSecret = Secret(s.Stripe.Secret())
+	return nil
+}
+
+// startCarrier stands in for the SIM carrier unless an account at the real one is set.
+func (s *standins) startCarrier(c *Config, address func() string) (err error) {
+	if c.EIOTClubAppKey != "" {
+		return nil
+	}
+	s.Carrier, err = standincarrier.Start(standincarrier.Options{Begins: true, Target: func() string {
+		if a := address(); a != "" {
+			return "http://" + dialable(a) + "/api/webhooks/eiotclub"
+		}
+		return ""
+	}})
+	if err != nil {
+		return err
+	}
+	s.close = append(s.close, s.Carrier.Close)
+	c.EIOTClubAppKey, c.EIOTClubSecret, c.EIOTClubBaseURL = s.Carrier.AppKey(), Secret(s.Carrier.Secret()), s.Carrier.URL()
+	c.EIOTClubWebhookSecret = Secret(s.Carrier.Secret())
 	return nil
 }

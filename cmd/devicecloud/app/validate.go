@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	"github.com/opticworks/devicecloud/account"
+	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/topic"
 )
 
@@ -27,9 +28,12 @@ func (c *Config) Prepare() error {
 		c.checkSecrets(),
 		c.checkNumbers(),
 		c.checkIdentity(),
+		c.checkVideo(),
+		c.carrier(&dataplan.Options{}),
 		c.checkPlans(),
 		errorOf(c.trustedProxies()),
 		errorOf(c.ingestKeys()),
+		c.checkBedrock(),
 		errorOf(c.webhookNetworks()),
 		errorOf(c.staffProvider(slog.New(slog.DiscardHandler))),
 	)
@@ -154,6 +158,8 @@ func (c *Config) checkStrength() error {
 		{"DATABASE_URL", c.DatabaseURL, weakURL},
 		{"SMTP_URL", c.SMTPURL, weakURL},
 		{"WECHAT_SECRET", c.WeChatSecret, weakShared},
+		{"EIOTCLUB_SECRET", c.EIOTClubSecret, weakShared},
+		{"EIOTCLUB_WEBHOOK_SECRET", c.EIOTClubWebhookSecret, weakShared},
 		{"ADMIN_OIDC_CLIENT_SECRET", c.AdminOIDCClientSecret, weakShared},
 		{"STRIPE_SECRET_KEY", c.StripeSecretKey, weakPrefixed("sk_test_", "sk_live_", "rk_test_", "rk_live_")},
 		{"STRIPE_DATA_PLAN_WEBHOOK_SECRET", c.StripeDataPlanWebhookSecret, weakPrefixed("whsec_")},
@@ -177,10 +183,12 @@ func (c *Config) checkNumbers() error {
 	}{
 		{"OFFLINE_THRESHOLD_SEC", c.OfflineThresholdSec, 10, 86400},
 		{"PAIRING_CODE_EXPIRY_SEC", c.PairingCodeExpirySec, 30, 3600},
+		{"BEDROCK_DAILY_LIMIT_PER_DEVICE", c.BedrockDailyLimit, 0, 1 << 20},
 		{"TRIAL_DAYS", c.TrialDays, 0, 36500},
 		{"MAX_DEVICES_PER_USER", c.MaxDevicesPerUser, 1, 100000},
 		{"AUDIT_RETENTION_DAYS", c.AuditRetentionDays, 1, 36500},
 		{"HISTORY_RETENTION_DAYS", c.HistoryRetentionDays, 1, 36500},
+		{"EIOTCLUB_TIMESTAMP_WINDOW_SEC", c.EIOTClubTimestampWindowSec, 60, 30 * 86400},
 		{"LIMIT_OTA_STATUS_PER_UPDATE", c.LimitOTAStatusPerUpdate, 0, 1 << 20},
 		{"MQTT_MAX_CONNECTIONS", c.MQTTMaxConnections, 0, 1 << 30},
 		{"MQTT_MAX_CONNECTIONS_PER_ADDRESS", c.MQTTMaxPerAddress, 0, 1 << 30},

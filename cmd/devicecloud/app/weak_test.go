@@ -96,7 +96,9 @@ func refusals(t *testing.T) map[string]struct {
 		"SMTP_URL": {func(c *app.Config, v string) {
 			c.SMTPURL, c.MailFrom, c.PublicURL = withPassword("smtps", v), "cloud@example.com", "https://cloud.example.com"
 		}, append([]string{"cloud"}, guessable...), false},
-		"WECHAT_SECRET": {func(c *app.Config, v string) { c.WeChatAppID, c.WeChatSecret = "wx1", app.Secret(v) }, guessable, false},
+		"WECHAT_SECRET":           {func(c *app.Config, v string) { c.WeChatAppID, c.WeChatSecret = "wx1", app.Secret(v) }, guessable, false},
+		"EIOTCLUB_SECRET":         {func(c *app.Config, v string) { c.EIOTClubAppKey, c.EIOTClubSecret = "key", app.Secret(v) }, guessable, false},
+		"EIOTCLUB_WEBHOOK_SECRET": {func(c *app.Config, v string) { c.EIOTClubWebhookSecret = app.Secret(v) }, guessable, false},
 		"ADMIN_OIDC_CLIENT_SECRET": {func(c *app.Config, v string) {
 			c.AdminOIDCIssuer, c.AdminOIDCClientID, c.AdminOIDCClientSecret = "https://login.example.com", "cloud", app.Secret(v)
 			c.AdminOIDCAdminGroup, c.PublicURL = "admins", "https://cloud.example.com"
@@ -266,5 +268,15 @@ func TestNoKeyOfTheRepositoryIsServed(t *testing.T) {
 	})
 	if err != nil || files < 100 {
 		t.Errorf("%d files, %v", files, err)
+	}
+}
+
+// Random bytes that begin and end like a placeholder are a key all the same.
+func TestRandomKeysAreServed(t *testing.T) {
+	key := []byte("<\x9a\x01\xfe\x7c\x10\xd3\x44\x8b\xe0\x5f\x21\xc7\x96\x0d\xb2\x68\xf5\x33\xaa\x1e\x4d\x87\x02\xcb\x59\xe6\x70\x14\xbd\x2f>")
+	c := served(t)
+	c.SecretEncryptionKey = app.Secret(base64.StdEncoding.EncodeToString(key))
+	if err := c.Prepare(); err != nil {
+		t.Error(err)
 	}
 }
