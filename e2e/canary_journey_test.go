@@ -300,6 +300,7 @@ func (v *voyage) staffLooks() {
 // webhooksAreCalled hands out signing secrets and sends messages that they sign.
 func (v *voyage) webhooksAreCalled() {
 	r := newReceiver(v.t)
+	before := len(v.heard)
 	h := v.send("POST", "/admin/webhooks", v.admin, object{"url": r.URL, "events": []string{"device.online"}})
 	id, first := v.text(h, "id"), v.text(h, "secret")
 	second := v.text(v.send("POST", "/admin/webhooks/"+id+"/rotate", v.admin, nil), "secret")
@@ -309,7 +310,13 @@ func (v *voyage) webhooksAreCalled() {
 		if err != nil {
 			v.t.Fatal(err)
 		}
-		v.plant("the bytes of the "+name+" webhook secret", string(key))
+		name = "the bytes of the " + name + " webhook secret"
+		v.plant(name, string(key))
+		for i := range v.heard[:before+2] { // the one answer that hands it out says them in base64
+			if strings.Contains(v.heard[i].text, text) {
+				v.heard[i].gives = append(v.heard[i].gives, name)
+			}
+		}
 	}
 	v.bodies("/admin/webhooks", v.admin, first, "url", "description", "events")
 	v.send("POST", "/admin/webhooks/"+id+"/test", v.admin, nil)
