@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opticworks/devicecloud/cmd/devicecloud/app"
 	"github.com/opticworks/devicecloud/firmware-sim/mqttwire"
@@ -304,6 +305,35 @@ func (v *voyage) staffLooks() {
 	}
 }
 
+// webhooksAreCalled hands out signing secrets and sends messages that they sign.
+func (v *voyage) webhooksAreCalled() {
+	r := newReceiver(v.t)
+	before := len(v.heard)
+	h := v.send("POST", "/admin/webhooks", v.admin, object{"url": r.URL, "events": []string{"device.online"}})
+	id, first := v.text(h, "id"), v.text(h, "secret")
+	second := v.text(v.send("POST", "/admin/webhooks/"+id+"/rotate", v.admin, nil), "secret")
+	for name, text := range map[string]string{"first": first, "second": second} {
+		r.trust(text)
+		key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(text, "whsec_"))
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		name = "the bytes of the " + name + " webhook secret"
+		v.plant(name, string(key))
+		for i := range v.heard[:before+2] { // the one answer that hands it out says them in base64
+			if strings.Contains(v.heard[i].text, text) {
+				v.heard[i].gives = append(v.heard[i].gives, name)
+			}
+		}
+	}
+	v.bodies("/admin/webhooks", v.admin, first, "url", "description", "events")
+	v.send("POST", "/admin/webhooks/"+id+"/test", v.admin, nil)
+	r.await("", 1, 20*time.Second)
+	for _, path := range []string{"/admin/webhooks", "/admin/webhooks/" + id, "/admin/webhooks/" + id + "/deliveries"} {
+		v.send("GET", path, v.admin, nil)
+	}
+}
+
 // nothingCanBeWritten lets the database be locked while secrets come in: errors of
 // the program itself are logged with their cause.
 func (v *voyage) nothingCanBeWritten() {
@@ -392,6 +422,7 @@ var journeys = []struct {
 	{"devices come in", (*voyage).devicesComeIn},
 	{"devices are claimed", (*voyage).devicesAreClaimed},
 	{"people listen", (*voyage).peopleListen},
+	{"webhooks are called", (*voyage).webhooksAreCalled},
 	{"nothing can be written", (*voyage).nothingCanBeWritten},
 	{"starts that fail", (*voyage).badStarts},
 	{"plans are sold", (*voyage).plansAreSold},

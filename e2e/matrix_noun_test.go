@@ -57,6 +57,8 @@ var nouns = map[string]noun{
 	"/admin/staff/":                      {anybodys, "admin_not_found", memberOf},
 	"/admin/releases/":                   {anybodys, "release_not_found", releaseOf},
 	"/admin/rollouts/":                   {anybodys, "rollout_not_found", rolloutOf},
+	"/admin/webhooks/":                   {anybodys, "webhook_not_found", webhookOf},
+	"/admin/webhooks/{id}/deliveries/":   {anybodys, "delivery_not_found", deliveryOf},
 	"/admin/service-accounts/":           {anybodys, "service_account_not_found", serviceOf},
 	"/admin/service-accounts/{id}/keys/": {mine, "key_not_found", keyOf},
 }

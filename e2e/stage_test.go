@@ -32,7 +32,8 @@ type theatre struct {
 	staff   map[string]User   // "support", "admin"
 	hired   map[string]client // the service accounts of the cast
 	member  string            // of staff, and
-	spare   client            // a service account, for whoever may not change them
+	spare   client            // a service account, and
+	hook    string            // a webhook, for whoever may not change them
 	stages  int
 	common  *stage // that nothing on it changes
 	bodies  int    // for names that nobody had yet

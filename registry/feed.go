@@ -323,7 +323,3 @@ func (r *Registry) AccessChanged(userID string) {
 	r.feed.accessChanged(userID)
 	r.courier.AccessChanged(userID)
 }
-
-// Alert tells the administrators who listen of something that is about no device, after
-// its commit. Without a listener it does nothing.
-func (r *Registry) Alert(c *Change) { r.feed.publish([]*Change{c}) }

@@ -77,6 +77,10 @@ func (e OutboxEvent) Body() (string, error) {
 		}
 	}
 	data["truncated"] = true
+	if body, err = json.Marshal(envelope{e.Type, e.At.UTC(), data}); err != nil || len(body) <= maxOutboxBody {
+		return string(body), err
+	}
+	data = map[string]any{"device_id": e.DeviceID, "truncated": true} // of very many members
 	body, err = json.Marshal(envelope{e.Type, e.At.UTC(), data})
 	return string(body), err
 }

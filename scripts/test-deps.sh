@@ -55,7 +55,7 @@ if ((${#packages[@]})); then
 	fi
 fi
 
-if ! have_npm mqtt || ! have_npm oidc-provider || ! have_npm stripe || ! have_npm amazon-kinesis-video-streams-webrtc; then
+if ! have_npm mqtt || ! have_npm oidc-provider || ! have_npm stripe || ! have_npm standardwebhooks || ! have_npm amazon-kinesis-video-streams-webrtc; then
 	if ! command -v npm >/dev/null; then
 		give_up "what e2e/package.json names" "there is no npm"
 	else

@@ -279,7 +279,9 @@ func TestWhatAReceiverAnswers(t *testing.T) {
 		}
 	})
 	t.Run("the end of the program", func(t *testing.T) {
-		client, u := receiver(t, g, func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+		release := make(chan struct{})
+		client, u := receiver(t, g, func(http.ResponseWriter, *http.Request) { <-release })
+		t.Cleanup(func() { close(release) })
 		ctx, cancel := context.WithCancel(t.Context())
 		time.AfterFunc(50*time.Millisecond, cancel)
 		if got := client.Post(ctx, webhook.Message{URL: u, Timestamp: time.Now()}); got.Error != "interrupted" {

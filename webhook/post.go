@@ -35,23 +35,21 @@ type Poster interface {
 	Post(ctx context.Context, m Message) Result
 }
 
-// sign makes a message of a delivery, signed at a time by each of the keys.
-func sign(e Endpoint, d Delivery, keys [][]byte, at time.Time) (Message, error) {
-	m := Message{URL: e.URL, ID: d.ID(), Timestamp: at, Body: d.Body}
+// sign is the header webhook-signature of a message sent at a time, by each of the keys.
+func sign(id, body string, keys [][]byte, at time.Time) (string, error) {
 	var signatures []string
 	for _, key := range keys {
 		wh, err := standardwebhooks.NewWebhookRaw(key)
 		if err != nil {
-			return Message{}, err
+			return "", err
 		}
-		signature, err := wh.Sign(m.ID, at, []byte(d.Body))
+		signature, err := wh.Sign(id, at, []byte(body))
 		if err != nil {
-			return Message{}, err
+			return "", err
 		}
 		signatures = append(signatures, signature)
 	}
-	m.Signatures = strings.Join(signatures, " ")
-	return m, nil
+	return strings.Join(signatures, " "), nil
 }
 
 const (

@@ -19,6 +19,7 @@ type Options struct {
 	Sealer *registry.Sealer // encrypts the signing secrets at rest; nil: stored bare
 	Guard  Guard            // which addresses may be called
 	Post   Poster           // sends; default [NewClient] of Guard
+	Poll   time.Duration    // how long a delivery that is due waits at most to be seen; default 500 ms
 	Logger *slog.Logger     // default slog.Default()
 }
 
@@ -32,6 +33,9 @@ func (o *Options) defaults() {
 	if o.NextID == nil {
 		o.NextID = registry.NewIDSource(o.Now)
 	}
+	if o.Poll <= 0 {
+		o.Poll = 500 * time.Millisecond
+	}
 	if o.Post == nil {
 		o.Post = NewClient(o.Guard)
 	}
@@ -40,10 +44,10 @@ func (o *Options) defaults() {
 	}
 }
 
-// Alerts is whom administrators hear from; [registry.Registry] implements it. It is
-// called after the commit and must not block.
+// Alerts is how administrators who listen are told; [registry.Registry] implements it. It
+// is called after the commit and must not block.
 type Alerts interface {
-	Alert(c *registry.Change)
+	Tell(c *registry.Change)
 }
 
 // Service is the domain of webhooks. It is safe for concurrent use.

@@ -11,9 +11,6 @@ import (
 )
 
 const (
-	// pollInterval is how often due deliveries are looked for, and so how long one waits
-	// at most that is due at once.
-	pollInterval = 500 * time.Millisecond
 	// attemptTimeout bounds an attempt. [contracts H]
 	attemptTimeout = 15 * time.Second
 	// lease is how long a delivery that was taken is nobody else's: an attempt, and time
@@ -26,8 +23,9 @@ const (
 	// endGrace is how long attempts under way may take when the program ends.
 	endGrace = 3 * time.Second
 
-	countInterval = 10 * time.Second
-	purgeInterval = time.Minute
+	// How many polls apart the waiting are counted, and what is old is deleted: 10 s and
+	// a minute.
+	countPolls, purgePolls = 20, 120
 	// purgeBatch is the most rows that are deleted in one transaction, so that nobody
 	// waits for it.
 	purgeBatch = 500
@@ -47,7 +45,7 @@ func (s *Service) Run(ctx context.Context) {
 	defer stop()
 	defer w.running.Wait()
 	context.AfterFunc(ctx, func() { time.AfterFunc(endGrace, stop) })
-	poll, count, purge := time.NewTicker(pollInterval), time.NewTicker(countInterval), time.NewTicker(purgeInterval)
+	poll, count, purge := time.NewTicker(s.opts.Poll), time.NewTicker(countPolls*s.opts.Poll), time.NewTicker(purgePolls*s.opts.Poll)
 	defer poll.Stop()
 	defer count.Stop()
 	defer purge.Stop()
@@ -172,9 +170,9 @@ func (w *worker) take(ctx context.Context, id string, no int64, limit int) (e En
 func (w *worker) attempt(e Endpoint, d Delivery) Result {
 	now := w.now()
 	keys, err := w.keys(e, now)
-	var m Message
+	m := Message{URL: e.URL, ID: d.ID(), Timestamp: now, Body: d.Body}
 	if err == nil {
-		m, err = sign(e, d, keys, now)
+		m.Signatures, err = sign(m.ID, m.Body, keys, now)
 	}
 	if err != nil {
 		w.log.Error("a webhook's message cannot be signed", "webhook_id", e.ID, "error", err)
@@ -221,7 +219,7 @@ func (w *worker) record(id string, no int64, group []attempted) error {
 	if disabled != "" {
 		w.counters.Disabled.Add(1)
 		w.log.Error("a webhook was disabled: nothing is kept for it any more", "webhook_id", id, "reason", string(disabled))
-		w.alerts.Alert(&registry.Change{Kind: registry.ChangeWebhookDisabled, At: now, Webhook: &registry.WebhookAlert{ID: id, Reason: string(disabled)}})
+		w.alerts.Tell(&registry.Change{Kind: registry.ChangeWebhookDisabled, At: now, Webhook: &registry.WebhookAlert{ID: id, Reason: string(disabled)}})
 	}
 	return nil
 }
