@@ -39,9 +39,9 @@ CREATE TABLE devices (
     provisioned_at    BIGINT,
     created_at        BIGINT NOT NULL,
     updated_at        BIGINT NOT NULL,
+    hardware          TEXT,                            -- what it is built as, as the factory or else the device says
     reset_hash        BYTEA,                           -- of the last report of a factory reset: the same one counts once
-    max_packet_size   INTEGER,                         -- the largest packet that the firmware takes, as it said; null: 1024
-    hardware          TEXT                             -- what it is built as, as the factory or else the device says
+    max_packet_size   INTEGER                          -- the largest packet that the firmware takes, as it said; null: 1024
 );
 CREATE INDEX idx_devices_version ON devices (firmware_version);
 
@@ -674,6 +674,7 @@ CREATE TABLE device_vends (
     vended_at BIGINT NOT NULL
 );
 CREATE INDEX idx_vends_device ON device_vends (device_no, vended_at);
+CREATE INDEX idx_vends_at ON device_vends (vended_at);
 
 -- Events of devices that the outside has sent, to know each again. What happened is in
 -- device_events under the same id, for as long as that is kept.
@@ -804,6 +805,7 @@ CREATE TABLE rollout_devices (
 );
 CREATE UNIQUE INDEX idx_rollout_devices_live ON rollout_devices (device_no)
     WHERE state IN ('sent', 'accepted', 'downloading', 'verifying', 'confirming');
+CREATE INDEX idx_rollout_devices_told ON rollout_devices (rollout_no)
+    WHERE state IN ('sent', 'accepted', 'downloading', 'verifying', 'confirming');
 CREATE INDEX idx_rollout_devices_open ON rollout_devices (rollout_no, device_no) WHERE finished_at IS NULL;
 CREATE INDEX idx_rollout_devices_device ON rollout_devices (device_no, rollout_no);
-CREATE INDEX idx_vends_at ON device_vends (vended_at);

@@ -18,15 +18,13 @@ import (
 // [registry.Registry] implements it.
 type Devices interface {
 	// LinkOrders links the open order lines of a normalised, verified e-mail to the
-	// person, in the caller's transaction.
-	LinkOrders(ctx context.Context, tx registry.Tx, userID, email string) (linked int, err error)
+	// person, in the caller's transaction. done is called after the commit, and tells
+	// those who listen.
+	LinkOrders(ctx context.Context, tx registry.Tx, userID, email string) (linked int, done func(), err error)
 	// ReleaseDevices gives up everything that a person has of devices, in the caller's
 	// transaction: what they own is released, shares are left. done is called after
 	// the commit, and makes it felt.
 	ReleaseDevices(ctx context.Context, tx registry.Tx, a registry.Actor, userID string) (done func(), err error)
-	// AccessChanged makes a person's live sessions and streams ask again which devices
-	// they may read; it is called after the commit.
-	AccessChanged(userID string)
 	// InvitationsMoved has a value when a mail about an invitation has become due.
 	InvitationsMoved() <-chan struct{}
 	// TakeInvitationMails takes at most limit invitations whose mails are due, for a

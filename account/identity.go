@@ -22,48 +22,49 @@ func (s *Service) LinkIdentity(ctx context.Context, a registry.Actor, req LoginR
 	if err != nil {
 		return false, err
 	}
-	linked := 0
+	var then afterwards
 	err = s.store.InTx(ctx, func(tx Tx) (err error) {
+		then = nil
 		if err := s.useOnce(ctx, tx, req, who); err != nil {
 			return err
 		}
-		created, linked, err = s.link(ctx, tx, a, req.Provider, who)
+		created, err = s.link(ctx, tx, a, req.Provider, who, &then)
 		return err
 	})
-	if err == nil && linked > 0 {
-		s.devices.AccessChanged(a.ID) // who is signed in already listens
+	if err == nil {
+		then.run() // who is signed in already listens
 	}
 	return created, err
 }
 
-// link binds a proven identity to the person a, in the caller's transaction; linked is
-// how many devices that brought.
-func (s *Service) link(ctx context.Context, tx Tx, a registry.Actor, provider string, who Identity) (created bool, linked int, err error) {
+// link binds a proven identity to the person a, in the caller's transaction.
+func (s *Service) link(ctx context.Context, tx Tx, a registry.Actor, provider string, who Identity, then *afterwards) (created bool, err error) {
 	p, err := s.profile(ctx, tx, Subject{AudienceApp, a.ID})
 	if err != nil {
-		return false, 0, err
+		return false, err
 	}
 	switch u, err := userOf(ctx, tx, provider, who); {
 	case errors.Is(err, ErrUserNotFound):
 		created = true
 	case err != nil:
-		return false, 0, err
+		return false, err
 	case u.ID != a.ID:
-		return false, 0, ErrIdentityTaken
+		return false, ErrIdentityTaken
 	}
 	if err := s.nameAll(ctx, tx, provider, who, a.ID); err != nil || !created {
-		return false, 0, err
+		return false, err
 	}
+	linked := 0
 	if p.Email == "" && who.Email != "" && who.EmailVerified {
 		took, err := tx.SetUserEmail(ctx, a.ID, who.Email, s.now())
 		if err == nil && took {
-			linked, err = s.devices.LinkOrders(ctx, tx, a.ID, who.Email)
+			linked, err = s.linkOrders(ctx, tx, a.ID, who.Email, then)
 		}
 		if err != nil {
-			return false, 0, err
+			return false, err
 		}
 	}
-	return true, linked, s.audit(ctx, tx, a, "identity_linked", s.now(), map[string]any{"provider": provider, "orders_linked": linked})
+	return true, s.audit(ctx, tx, a, "identity_linked", s.now(), map[string]any{"provider": provider, "orders_linked": linked})
 }
 
 // UnlinkIdentity takes a way in from the signed-in person. Sessions that began by it

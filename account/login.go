@@ -41,11 +41,13 @@ func (s *Service) Login(ctx context.Context, req LoginRequest, from registry.Act
 	}
 	var tokens Tokens
 	var u User
+	var then afterwards
 	err = s.store.InTx(ctx, func(tx Tx) (err error) {
+		then = nil
 		if err := s.useOnce(ctx, tx, req, who); err != nil {
 			return err
 		}
-		if u, err = s.person(ctx, tx, req.Provider, who, from); err != nil {
+		if u, err = s.person(ctx, tx, req.Provider, who, from, &then); err != nil {
 			return err
 		}
 		tokens, err = s.open(ctx, tx, opening{
@@ -56,7 +58,26 @@ func (s *Service) Login(ctx context.Context, req LoginRequest, from registry.Act
 	if err != nil {
 		return Tokens{}, User{}, s.refuseLogin(ctx, from, req.Provider, err)
 	}
+	then.run()
 	return tokens, u, nil
+}
+
+// afterwards is what is to be done once a transaction has committed.
+type afterwards []func()
+
+func (a afterwards) run() {
+	for _, f := range a {
+		f()
+	}
+}
+
+// linkOrders gives a person what they have bought, and tells of it afterwards.
+func (s *Service) linkOrders(ctx context.Context, tx Tx, userID, email string, then *afterwards) (linked int, err error) {
+	linked, done, err := s.devices.LinkOrders(ctx, tx, userID, email)
+	if err == nil && linked > 0 {
+		*then = append(*then, done)
+	}
+	return linked, err
 }
 
 // personScopes is what the tokens of people carry.
@@ -133,11 +154,11 @@ var errUsedToken = errors.New("account: the provider's token has been used befor
 
 // person finds the user of an identity, or makes one; a user who is disabled is
 // refused.
-func (s *Service) person(ctx context.Context, tx Tx, provider string, who Identity, from registry.Actor) (User, error) {
+func (s *Service) person(ctx context.Context, tx Tx, provider string, who Identity, from registry.Actor, then *afterwards) (User, error) {
 	u, err := userOf(ctx, tx, provider, who)
 	switch {
 	case errors.Is(err, ErrUserNotFound):
-		return s.register(ctx, tx, provider, who, from)
+		return s.register(ctx, tx, provider, who, from, then)
 	case err != nil:
 		return User{}, err
 	case !u.DisabledAt.IsZero():
@@ -169,7 +190,7 @@ func (s *Service) nameAll(ctx context.Context, tx Tx, provider string, who Ident
 }
 
 // register makes the user of an identity that nobody has.
-func (s *Service) register(ctx context.Context, tx Tx, provider string, who Identity, from registry.Actor) (User, error) {
+func (s *Service) register(ctx context.Context, tx Tx, provider string, who Identity, from registry.Actor, then *afterwards) (User, error) {
 	if who.Email != "" && !who.EmailVerified {
 		return User{}, ErrEmailNotVerified
 	}
@@ -185,7 +206,7 @@ func (s *Service) register(ctx context.Context, tx Tx, provider string, who Iden
 	linked := 0
 	if fresh.EmailVerified {
 		var err error
-		if linked, err = s.devices.LinkOrders(ctx, tx, fresh.ID, fresh.Email); err != nil {
+		if linked, err = s.linkOrders(ctx, tx, fresh.ID, fresh.Email, then); err != nil {
 			return User{}, err
 		}
 	}

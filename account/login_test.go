@@ -168,8 +168,8 @@ func (w *world) buy(t *testing.T, mac, email string) (deviceID string) {
 // brokenOrders fails after the user was written.
 type brokenOrders struct{ account.Devices }
 
-func (brokenOrders) LinkOrders(context.Context, registry.Tx, string, string) (int, error) {
-	return 0, registry.ErrUnavailable
+func (brokenOrders) LinkOrders(context.Context, registry.Tx, string, string) (int, func(), error) {
+	return 0, nil, registry.ErrUnavailable
 }
 
 func TestFirstLoginLinksPurchases(t *testing.T) {

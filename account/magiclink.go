@@ -120,7 +120,9 @@ func (s *Service) VerifyMagicLink(ctx context.Context, req MagicLinkProof, from 
 	hash, challenge := linkToken{req.Token}.hash(), challengeOf(req.CodeVerifier)
 	var tokens Tokens
 	var u User
+	var then afterwards
 	err := s.store.InTx(ctx, func(tx Tx) error {
+		then = nil
 		email, ok, err := tx.UseMagicLink(ctx, hash, req.Device.InstallID, challenge, s.now())
 		if err != nil {
 			return err
@@ -128,7 +130,7 @@ func (s *Service) VerifyMagicLink(ctx context.Context, req MagicLinkProof, from 
 		if !ok {
 			return ErrInvalidToken.With(errNoLink)
 		}
-		if u, err = s.personOfEmail(ctx, tx, email, from); err != nil {
+		if u, err = s.personOfEmail(ctx, tx, email, from, &then); err != nil {
 			return err
 		}
 		tokens, err = s.open(ctx, tx, opening{
@@ -139,17 +141,18 @@ func (s *Service) VerifyMagicLink(ctx context.Context, req MagicLinkProof, from 
 	if err != nil {
 		return Tokens{}, User{}, s.refuseLogin(ctx, from, ProviderEmail, err)
 	}
+	then.run()
 	return tokens, u, nil
 }
 
 var errNoLink = errors.New("account: no link that this could use")
 
 // personOfEmail finds or makes the person of a mailbox that was proven just now.
-func (s *Service) personOfEmail(ctx context.Context, tx Tx, email string, from registry.Actor) (User, error) {
+func (s *Service) personOfEmail(ctx context.Context, tx Tx, email string, from registry.Actor, then *afterwards) (User, error) {
 	u, err := tx.UserOfEmail(ctx, email)
 	switch {
 	case errors.Is(err, ErrUserNotFound):
-		return s.person(ctx, tx, ProviderEmail, Identity{Subjects: []string{email}, Email: email, EmailVerified: true}, from)
+		return s.person(ctx, tx, ProviderEmail, Identity{Subjects: []string{email}, Email: email, EmailVerified: true}, from, then)
 	case err != nil:
 		return User{}, err
 	case !u.DisabledAt.IsZero():

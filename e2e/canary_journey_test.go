@@ -31,6 +31,8 @@ type voyage struct {
 	issuer   *issuer
 	password string // of the administrator
 	admin    string // their token
+
+	ingestKey string // what events from outside are signed with
 }
 
 // embark starts a cloud whose settings hold canaries, at log level debug.
@@ -63,6 +65,8 @@ func embark(t *testing.T) *voyage {
 	env["STRIPE_SECRET_KEY"] = v.plant("STRIPE_SECRET_KEY", "sk_test_"+rand.Text())
 	env["STRIPE_DATA_PLAN_WEBHOOK_SECRET"] = v.plant("STRIPE_DATA_PLAN_WEBHOOK_SECRET", "whsec_"+rand.Text())
 	env["STRIPE_BASE_URL"] = "http://127.0.0.1:1" // nobody answers
+	v.ingestKey = v.plant("the secret of INGEST_KEYS", "ingest+"+rand.Text())
+	env["INGEST_KEYS"] = "k1:" + v.ingestKey
 	v.Cloud = Start(t, Options{Env: env})
 	v.admin = v.token(v.send("POST", "/admin/auth/login", "", object{"email": adminEmail, "password": v.password}))
 	return v
@@ -208,6 +212,7 @@ func (v *voyage) devicesAreClaimed() {
 	}
 	v.bodies("/admin/devices/claim", v.admin, proof, "proof", "device_id", "user_id", "user_email")
 	v.send("POST", "/admin/devices/claim", v.admin, object{"device_id": d.ID, "user_email": "other@example.com", "proof": proof})
+	v.eventsComeIn(d)
 }
 
 // devicesComeIn enrols devices and lets them connect, well and badly.

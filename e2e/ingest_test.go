@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -49,6 +50,52 @@ func (c *Cloud) delivery(path, body string) (int, map[string]any, error) {
 	var answer map[string]any
 	err = json.NewDecoder(res.Body).Decode(&answer)
 	return res.StatusCode, answer, err
+}
+
+// eventsComeIn delivers events with the secret in every place where a sender may put it.
+func (v *voyage) eventsComeIn(d Device) {
+	v.t.Helper()
+	sign := func(secret, body string) map[string]string {
+		ts := fmt.Sprint(time.Now().Unix())
+		mac := hmac.New(sha256.New, []byte(secret))
+		_, _ = mac.Write([]byte(ts + ".POST." + ingestRoute + "." + body))
+		return map[string]string{"X-Ingest-Key-Id": "k1", "X-Ingest-Timestamp": ts, "X-Ingest-Signature": "v1=" + hex.EncodeToString(mac.Sum(nil))}
+	}
+	send := func(body string, header map[string]string) {
+		v.t.Helper()
+		req, err := http.NewRequest(http.MethodPost, v.API()+ingestRoute, strings.NewReader(body))
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		for name, value := range header {
+			req.Header.Set(name, value)
+		}
+		res, err := v.client.Do(req)
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		defer res.Body.Close()
+		text, err := io.ReadAll(res.Body)
+		if err != nil {
+			v.t.Fatal(err)
+		}
+		v.hear("POST "+ingestRoute, reply{res.StatusCode, res.Header, string(text)})
+	}
+	body := motion(d, "canary-1")
+	for range 2 {
+		send(body, sign(v.ingestKey, body))
+	}
+	for _, bad := range []string{v.ingestKey, `{"secret":"` + v.ingestKey + `"}`, `{"events":["` + v.ingestKey + `"]}`, strings.Replace(body, "motion", v.ingestKey, 1)} {
+		send(bad, sign(v.ingestKey, bad))
+	}
+	send(body, sign("another secret", body))
+	for _, name := range []string{"X-Ingest-Key-Id", "X-Ingest-Timestamp", "X-Ingest-Signature"} {
+		for _, value := range []string{v.ingestKey, "v1=" + v.ingestKey, "k1:" + v.ingestKey} {
+			header := sign(v.ingestKey, body)
+			header[name] = value
+			send(body, header)
+		}
+	}
 }
 
 // motion is an event of a device.

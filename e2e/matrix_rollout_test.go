@@ -26,7 +26,8 @@ func releaseOf(s *stage, t *testing.T, _, target string, _ verdict) []string {
 	return []string{s.release(t)}
 }
 
-// rolloutOf is a rollout that has not begun, so that it does not move by itself.
+// rolloutOf is a rollout to a device that is not connected and that has not begun, so
+// that it does not move by itself, resumed or not.
 func rolloutOf(s *stage, t *testing.T, _, target string, _ verdict) []string {
 	if target == "absent" {
 		return []string{"ro_nobodys"}
@@ -34,7 +35,7 @@ func rolloutOf(s *stage, t *testing.T, _, target string, _ verdict) []string {
 	var answer struct {
 		ID string `json:"rollout_id"`
 	}
-	s.For(t).Post("/admin/rollouts", s.staffToken(t, "admin"), object{"release_id": s.release(t), "paused": true}, &answer)
+	s.For(t).Post("/admin/rollouts", s.staffToken(t, "admin"), object{"release_id": s.release(t), "devices": []string{s.house.ID}, "paused": true}, &answer)
 	return []string{answer.ID}
 }
 

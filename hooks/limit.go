@@ -27,7 +27,8 @@ type Limits struct {
 	StatePerDevice Rate
 	// TelemetryPerDevice bounds telemetry; the excess is handled as for state.
 	TelemetryPerDevice Rate
-	// TargetsPerDevice bounds targets/stream; the excess is dropped.
+	// TargetsPerDevice bounds targets/stream. Of the excess the newest is handed on when
+	// there is room again, and what is older is dropped. [contracts, MQTT topic table]
 	TargetsPerDevice Rate
 	// OTAStatusPerUpdate bounds the progress reports of one update on one
 	// connection. What is above is acknowledged and forgotten; success and failed
@@ -127,9 +128,9 @@ const (
 	tooMuch        // above the limit for too long: the session ends
 )
 
-// meter charges a message of a kind to its bucket. For QoS above 0 it delays the
+// meter charges a message of a kind to its bucket; it keeps nothing of payload. For QoS above 0 it delays the
 // caller, which is the connection's reader, until there is a token.
-func (g *guard) meter(s *session, k topic.Kind, qos byte) excess {
+func (g *guard) meter(s *session, k topic.Kind, qos byte, payload []byte) excess {
 	d := s.device
 	rate, b := g.limits.StatePerDevice, &d.state
 	switch k {
@@ -145,12 +146,21 @@ func (g *guard) meter(s *session, k topic.Kind, qos byte) excess {
 	wait := b.take(rate, now)
 	if wait == 0 {
 		b.over = time.Time{}
+		if k == topic.TargetsStream {
+			d.latest.overtaken()
+		}
 		return within
 	}
+	if k == topic.TargetsStream {
+		if g.courier.latestLater(s, payload, wait) {
+			b.tokens-- // spent in advance
+		}
+		return dropped
+	}
 	lasting := now.Sub(b.over) >= g.excess
-	if qos == 0 || k == topic.TargetsStream {
+	if qos == 0 {
 		b.dropped++
-		if lasting && b.dropped >= floodLimit && k != topic.TargetsStream {
+		if lasting && b.dropped >= floodLimit {
 			return tooMuch
 		}
 		return dropped

@@ -54,7 +54,7 @@ func (g *guard) OnPublish(cl *mqtt.Client, pk packets.Packet) (out packets.Packe
 		return pk, err
 	}
 	v := excessive
-	switch g.meter(s, k, pk.FixedHeader.Qos) {
+	switch g.meter(s, k, pk.FixedHeader.Qos, pk.Payload) {
 	case within:
 		v = g.publish(s, k, &pk)
 	case dropped:

@@ -8,6 +8,7 @@ import (
 	mqtt "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/packets"
 	"github.com/opticworks/devicecloud/broker"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 )
 
@@ -72,13 +73,14 @@ type ending struct {
 type device struct {
 	session *registry.Session
 	outbox  outbox
-	vending atomic.Bool // a request for credentials is being answered
+	vending atomic.Pointer[media.VendRequest] // being answered; nil: none
 
 	// Of the connection's reader goroutine.
 	filters                   []subscription
 	state, telemetry, targets bucket
 	update                    string // the update that ota/status reports on
 	updateReports             int
+	latest                    latest
 	strayed                   time.Time // since when it has sent positions that nobody looks at; zero: not
 }
 

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mochi-mqtt/server/v2/packets"
+
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/topic"
 )
@@ -307,5 +309,60 @@ func (c *Courier) accessMoved(p *person) {
 	p.mu.Unlock()
 	for _, s := range sessions {
 		c.targets.changed(s)
+	}
+}
+
+// latest is the newest position of a device that was above the rate, until there is room
+// for it: of live positions only the newest is worth anything.
+type latest struct {
+	mu      sync.Mutex
+	payload []byte // nil: none waits
+	timer   *time.Timer
+}
+
+// latestLater has a position handed on after wait, in place of an older one that waits;
+// first says that none did.
+func (c *Courier) latestLater(s *session, payload []byte, wait time.Duration) (first bool) {
+	l := &s.device.latest
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	first = l.payload == nil
+	l.payload = append([]byte{}, payload...)
+	if first {
+		l.timer = time.AfterFunc(wait, func() { c.handOn(s) })
+	}
+	return first
+}
+
+// overtaken forgets a position that waits: a newer one has passed it.
+func (l *latest) overtaken() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.payload != nil {
+		l.timer.Stop()
+		l.payload = nil
+	}
+}
+
+// handOn gives subscribers the position that waits.
+func (c *Courier) handOn(s *session) {
+	defer func() {
+		if r := recover(); r != nil {
+			c.panicked("handOn", r)
+		}
+	}()
+	l := &s.device.latest
+	l.mu.Lock() // held, so that none passes it meanwhile
+	defer l.mu.Unlock()
+	payload := l.payload
+	l.payload = nil
+	if payload == nil || s.superseded.Load() || s.cleaned.Load() || !c.Watched() {
+		return
+	}
+	err := c.server.InjectPacket(c.speaker, packets.Packet{
+		FixedHeader: packets.FixedHeader{Type: packets.Publish}, TopicName: c.root.Build(s.id, topic.TargetsStream), Payload: payload,
+	})
+	if err != nil {
+		c.log.Debug("a position was not handed on", "device_id", s.id, "error", err)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/opticworks/devicecloud/firmware-sim/mqttwire"
+	"github.com/opticworks/devicecloud/hooks"
 	"github.com/opticworks/devicecloud/registry"
 )
 
@@ -105,6 +106,29 @@ func TestADeviceSendsLivePositionsWhileSomebodyLooks(t *testing.T) {
 			t.Errorf("%v, %v", list, err)
 		}
 	})
+}
+
+// TestOfTooManyPositionsTheNewestIsHandedOn sends ten at once where two a second may pass.
+func TestOfTooManyPositionsTheNewestIsHandedOn(t *testing.T) {
+	c := newCloud(t, func(s *setup) { s.hooks.Limits.TargetsPerDevice = hooks.Rate{Events: 2, Burst: 1} })
+	d := c.enroll()
+	app := c.app(c.login("ann", d), "u:", "map", mqttwire.V5)
+	subscribe(t, app, 0, d.topic("targets/stream"))
+	device := c.connect(d, mqttwire.V311)
+	for n := range 10 {
+		if _, err := device.Publish(mqttwire.Message{Topic: d.topic("targets/stream"), Payload: fmt.Appendf(nil, `{"n":%d}`, n)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []string{`{"n":0}`, `{"n":9}`} {
+		if p := next(t, app); string(p.Payload) != want || p.QoS != 0 {
+			t.Errorf("got %s at QoS %d, want %s", p.Payload, p.QoS, want)
+		}
+	}
+	silent(t, app)
+	if err := device.Ping(); err != nil {
+		t.Errorf("it was closed: %v", err)
+	}
 }
 
 // takeAway ends a person's share of a device.

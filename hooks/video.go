@@ -36,16 +36,18 @@ func (g *guard) videoCredentials(s *session, pk *packets.Packet) verdict {
 	if err != nil {
 		return g.outcome(s, topic.KVSCredentialsRequest, err)
 	}
-	if !s.device.vending.CompareAndSwap(false, true) { // one at a time
-		late := *media.ErrTooOften
+	if !s.device.vending.CompareAndSwap(nil, &request) {
+		if now := s.device.vending.Load(); now != nil && *now == request {
+			return settled // its answer is on the way
+		}
+		late := *media.ErrTooOften // one at a time
 		late.RetryAfter = time.Second
 		g.refuseVideo(s, topic.KVSCredentialsResponse, request.RequestID, &late)
 		return settled
 	}
 	g.work.Go(func() {
-		defer g.recovered("videoCredentials", func() { s.device.vending.Store(false) })
+		defer g.recovered("videoCredentials", func() { s.device.vending.Store(nil) })
 		g.lend(s, request)
-		s.device.vending.Store(false)
 	})
 	return settled
 }
@@ -64,6 +66,7 @@ func (g *guard) lend(s *session, request media.VendRequest) {
 	const k = topic.KVSCredentialsResponse
 	actor := registry.Actor{Kind: registry.ActorDevice, ID: s.id, IP: host(s.cl.Net.Remote), ClientType: "device"}
 	lent, err := g.video.Lend(ctx, actor, request, s.room(g.root.Build(s.id, k)))
+	s.device.vending.Store(nil) // before the answer, behind which the next request may come
 	var payload []byte
 	if err == nil {
 		payload, err = lent.Wire()

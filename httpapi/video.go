@@ -122,6 +122,7 @@ func (a *api) downloadClip(r *request) (answer, error) {
 			if _, werr := r.w.Write(chunk[:n]); werr != nil {
 				return answered() // the client has gone
 			}
+			_ = control.Flush() // a writer that cannot is not a connection
 		}
 		if errors.Is(err, io.EOF) {
 			return answered()
@@ -201,10 +202,12 @@ func (a *api) watch(r *request) (answer, error) {
 		return answer{}, err
 	}
 	ice, expires := render(out.ICE, newICEBody), out.Expires.UTC().Truncate(time.Second)
-	if k := out.Keys; k != nil {
+	if k := out.Keys; !k.None() {
 		return ok(signerBody{
-			"credentials", out.ClientID, out.Region, out.ChannelARN, endpointsBody{out.URL.Reveal(), out.HTTPSEndpoint},
-			keysBody{k.AccessKeyID.Reveal(), k.SecretAccessKey.Reveal(), k.SessionToken.Reveal(), k.Expires.UTC()}, ice, expires,
+			"credentials", out.ClientID, out.Region, out.ChannelARN,
+			endpointsBody{out.URL.Reveal(), out.HTTPSEndpoint},
+			keysBody{k.AccessKeyID.Reveal(), k.SecretAccessKey.Reveal(), k.SessionToken.Reveal(), k.Expires.UTC()},
+			ice, expires,
 		})
 	}
 	return ok(watcherBody{"url", out.URL.Reveal(), out.ClientID, out.Region, ice, expires})

@@ -453,23 +453,27 @@ func (c *Classifier) work(ctx context.Context) error {
 			return err
 		}
 		var all sync.WaitGroup
-		room := make(chan struct{}, classifyWorkers)
-		for _, row := range due {
+		room, failed := make(chan struct{}, classifyWorkers), make([]error, len(due))
+		for i, row := range due {
 			room <- struct{}{}
 			all.Go(func() {
 				defer func() { <-room }()
-				c.attend(ctx, row)
+				failed[i] = c.attend(ctx, row)
 			})
 		}
 		all.Wait()
+		if err := errors.Join(failed...); err != nil {
+			return err // at the next poll, and not at once
+		}
 	}
 	return ctx.Err()
 }
 
-// attend tries one event of the queue. What cannot be written is left: its claim lapses.
-func (c *Classifier) attend(ctx context.Context, row Classification) {
+// attend tries one event of the queue; an error is that nothing could be written. A
+// claim that is left lapses.
+func (c *Classifier) attend(ctx context.Context, row Classification) error {
 	if ctx.Err() != nil {
-		return
+		return ctx.Err()
 	}
 	ctx = context.WithoutCancel(ctx) // what is paid for is kept
 	ctx, cancel := context.WithTimeout(ctx, patience)
@@ -494,10 +498,7 @@ func (c *Classifier) attend(ctx context.Context, row Classification) {
 		})
 	}
 	if err != nil || !claimed {
-		if err != nil {
-			c.log.Warn("an event that waits was not looked at; it will be tried again", "event_id", row.EventID, "error", err)
-		}
-		return
+		return err
 	}
 	switch {
 	case !entitled:
@@ -510,6 +511,7 @@ func (c *Classifier) attend(ctx context.Context, row Classification) {
 	if err != nil {
 		c.release(ctx, job, err, c.again(job, err))
 	}
+	return nil
 }
 
 // again is when an event of the queue is to be tried again; zero: never.

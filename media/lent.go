@@ -39,6 +39,9 @@ type Keys struct {
 	Expires         time.Time
 }
 
+// None reports whether there are none.
+func (k Keys) None() bool { return k.AccessKeyID == "" }
+
 // Playing is what a person wants to play of a stream.
 type Playing struct {
 	Protocol string        // hls or dash
@@ -54,8 +57,9 @@ type Viewer struct {
 	ICE     []ICEServer
 	Expires time.Time
 
-	// Only of a viewer who signs for themselves.
-	Keys          *Keys
+	// Only of a viewer who signs for themselves. Keys is no pointer: package fmt, asked
+	// for %s of one in a struct, would show what it points to.
+	Keys          Keys
 	ChannelARN    string
 	HTTPSEndpoint string
 }

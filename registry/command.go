@@ -356,7 +356,7 @@ func (r *Registry) placeCommand(ctx context.Context, tx Tx, a Actor, deviceID st
 	longest.Attempt = 99
 	if payload, err := longest.Payload(); err != nil {
 		return Command{}, false, nil, err
-	} else if limit := d.packetLimit(s) - packetReserve; len(payload) > limit || len(c.Params) > limit-envelopeReserve {
+	} else if limit := d.PacketLimit(s) - packetReserve; len(payload) > limit || len(c.Params) > limit-envelopeReserve {
 		return Command{}, false, nil, ErrCommandTooLarge
 	}
 	if a.Kind != ActorSystem {

@@ -26,6 +26,7 @@ var commandTypes = map[string]commandType{
 	"ota":           {dangerous: true, restarts: true, execution: 30 * time.Minute, rate: Rate{12 * time.Minute, 5}, check: checkOTA},
 	"unlock":        {dangerous: true, execution: 30 * time.Second},
 	"identify":      {execution: 10 * time.Second},
+	"end-viewer":    {execution: 10 * time.Second},
 	"targets":       {execution: 10 * time.Second},
 	"set-config":    {newestCounts: true, execution: 30 * time.Second, rate: Rate{3 * time.Second, 20}, check: checkSetConfig},
 }

@@ -119,7 +119,7 @@ func (r *Registry) SetDeviceConfig(ctx context.Context, a Actor, deviceID string
 		if err != nil {
 			return err
 		}
-		if len(payload)+len(r.opts.Root.Build(deviceID, topic.ConfigUpdate))+packetOverhead > d.packetLimit(r.dispatch.session(deviceID)) {
+		if len(payload)+len(r.opts.Root.Build(deviceID, topic.ConfigUpdate))+packetOverhead > d.PacketLimit(r.dispatch.session(deviceID)) {
 			return ErrConfigTooLarge
 		}
 		changed, err := tx.PutConfig(ctx, d.No, s.Desired, replaces)

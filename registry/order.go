@@ -194,13 +194,14 @@ func (r *Registry) link(ctx context.Context, tx Tx, a Actor, d Device, o Order, 
 }
 
 // LinkOrders gives a person the provisioned devices that were bought with this
-// verified, normalised e-mail before the person existed. The domain of people calls
-// it in the transaction of a first verified login.
-func (r *Registry) LinkOrders(ctx context.Context, tx Tx, userID, email string) (linked int, err error) {
+// verified, normalised e-mail before the person existed, and says how many. The domain of
+// people calls it in the transaction of a first verified login, and done after the commit.
+func (r *Registry) LinkOrders(ctx context.Context, tx Tx, userID, email string) (linked int, done func(), err error) {
 	orders, err := tx.OpenOrdersFor(ctx, email)
 	if err != nil {
-		return 0, err
+		return 0, nil, err
 	}
+	var made links
 	actor := Actor{Kind: ActorUser, ID: userID}
 	for _, o := range orders {
 		d, err := tx.DeviceByMAC(ctx, o.DeviceMAC)
@@ -208,18 +209,21 @@ func (r *Registry) LinkOrders(ctx context.Context, tx Tx, userID, email string) 
 			continue
 		}
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 		if d.ProvisionedAt.IsZero() || d.SelfEnrolled || d.EverOwned {
 			continue
 		}
 		ok, err := r.link(ctx, tx, actor, d, o, userID, r.now())
 		if err != nil {
-			return 0, err
+			return 0, nil, err
 		}
 		if ok {
-			linked++
+			made.add(r, o, userID)
 		}
 	}
-	return linked, nil
+	return len(made), func() {
+		r.feed.publish(made.changes(r.now()))
+		r.linked(made)
+	}, nil
 }

@@ -20,8 +20,9 @@ const (
 	envelopeReserve = 256
 )
 
-// packetLimit is the largest packet that a device takes over a connection; s may be nil.
-func (d Device) packetLimit(s *Session) int {
+// PacketLimit is the largest packet that a device takes over a connection, in bytes with
+// topic and header: what is to be sent in one has to fit. s may be nil.
+func (d Device) PacketLimit(s *Session) int {
 	limit := max(DefaultPacket, d.MaxPacket)
 	if s != nil && s.MaxPacket > 0 {
 		limit = min(limit, s.MaxPacket)

@@ -502,7 +502,7 @@ func TestProvisioning(t *testing.T) {
 		h.provision(h.connect(d), d)
 		h.user("usr_3", "new@example.com")
 		err := h.db.Accounts().InTx(ctx, func(tx account.Tx) error {
-			n, err := h.LinkOrders(ctx, tx, "usr_3", "new@example.com")
+			n, _, err := h.LinkOrders(ctx, tx, "usr_3", "new@example.com")
 			if n != 1 {
 				t.Errorf("linked %d", n)
 			}

@@ -1,6 +1,14 @@
 package rollout
 
-import "context"
+import (
+	"context"
+	"time"
+)
+
+// Trigger is the message to a device.
+func (r Release) Trigger(rolloutID string, at time.Time) ([]byte, error) {
+	return r.payload(rolloutID, at)
+}
 
 // Step looks at the rollouts once, as Run does.
 func (s *Service) Step(ctx context.Context) error { return s.step(ctx) }

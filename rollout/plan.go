@@ -37,7 +37,7 @@ type Settings struct {
 	RatePerMinute int           // devices that are told in a minute, 1 to 60,000
 	MaxAttempts   int           // how often a device is told before it counts as failed, 1 to 10
 	Timeout       time.Duration // from the telling to the reported version, 1 min to 24 h
-	HaltPercent   int           // failures of results that halt it, 1 to 100; 0: never
+	HaltPercent   int           // failures of a hundred told devices that halt it, 1 to 100; 0: never
 	HaltAfter     int           // results that there must be for that, 1 to 100,000
 }
 

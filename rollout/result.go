@@ -23,6 +23,9 @@ func (s *Service) succeed(ctx context.Context, tx Tx, m *moves, u Update, now ti
 	if err := s.auditResult(ctx, tx, "ota_success", u, now, nil); err != nil {
 		return err
 	}
+	if err := s.emit(ctx, tx, u, now); err != nil {
+		return err
+	}
 	return s.count(ctx, tx, m, u, true, now)
 }
 
@@ -52,6 +55,9 @@ func (s *Service) fail(ctx context.Context, tx Tx, m *moves, u Update, reason st
 	if u.State != Failed {
 		return nil
 	}
+	if err := s.emit(ctx, tx, u, now); err != nil {
+		return err
+	}
 	return s.count(ctx, tx, m, u, false, now)
 }
 
@@ -74,11 +80,26 @@ func (s *Service) auditResult(ctx context.Context, tx Tx, event string, u Update
 	return s.audit(ctx, tx, deviceActor(u.DeviceID), u.DeviceID, event, data)
 }
 
+// emit tells the outside of the end of an update. [contracts H]
+func (s *Service) emit(ctx context.Context, tx Tx, u Update, now time.Time) error {
+	data := map[string]any{
+		"rollout_id": u.Rollout.ID, "version": u.Rollout.Release.Version, "from_version": u.FromVersion, "status": string(u.State), "attempt": u.Attempt,
+	}
+	if u.Reason != "" {
+		data["error"] = u.Reason
+	}
+	return registry.Emit(ctx, tx, registry.OutboxEvent{ID: s.opts.NextID(), Type: registry.EventOTACompleted, DeviceID: u.DeviceID, At: now, Data: data})
+}
+
 // count adds a result to its rollout, and halts that when too many have failed: in the
 // transaction of the result, so that no device is told on the strength of an older sum.
 func (s *Service) count(ctx context.Context, tx Tx, m *moves, u Update, succeeded bool, now time.Time) error {
 	r, err := tx.CountResult(ctx, u.Rollout.No, succeeded, now)
-	if err != nil || !r.tooManyFailed() || r.Status != Running && r.Status != Paused {
+	if err != nil || r.Status != Running && r.Status != Paused || !r.tooManyFailed(0) {
+		return err
+	}
+	live, err := tx.CountLive(ctx, r.No)
+	if err != nil || !r.tooManyFailed(live) {
 		return err
 	}
 	from := r.Status
@@ -94,12 +115,14 @@ func (s *Service) count(ctx context.Context, tx Tx, m *moves, u Update, succeede
 	})
 }
 
-// tooManyFailed is the failure threshold: so many results, and so many of a hundred of
-// them failures.
-func (r Rollout) tooManyFailed() bool {
+// tooManyFailed is the failure threshold: so many results, and so many of a hundred
+// failures among them and the updates under way. Those count, because bad news is
+// sooner: a failure is said in the middle of the download, and a success only after the
+// restart, so that the first results of a good release are its failures.
+func (r Rollout) tooManyFailed(live int) bool {
 	failed := r.Failed - r.BaseFailed
 	results := failed + r.Succeeded - r.BaseSucceeded
-	return r.HaltPercent > 0 && results >= r.HaltAfter && failed*100 >= r.HaltPercent*results
+	return r.HaltPercent > 0 && results >= r.HaltAfter && failed*100 >= r.HaltPercent*(results+live)
 }
 
 // logHalts says in the log what was halted.

@@ -1,8 +1,10 @@
 package rollout_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -13,6 +15,7 @@ import (
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/topic"
+	"github.com/opticworks/devicecloud/webhook"
 )
 
 func TestAnUpdateSucceedsByTheVersionThatTheDeviceReports(t *testing.T) {
@@ -43,6 +46,67 @@ func TestAnUpdateSucceedsByTheVersionThatTheDeviceReports(t *testing.T) {
 		equal(t, "audit", n.events(d.id, "ota"), []string{"ota_success"})
 		equal(t, "told", d.told(), 1)
 	})
+}
+
+func TestTheEndOfAnUpdateIsToldOutside(t *testing.T) {
+	eachEngine(t, func(t *testing.T, n *node) {
+		all := n.fleet(2)
+		var no int64
+		err := n.db.Webhooks().InTx(ctx, func(tx webhook.Tx) (err error) {
+			no, err = tx.InsertEndpoint(ctx, webhook.Endpoint{
+				ID: "whe_1", URL: "https://hooks.example.com/x", Events: []string{registry.EventOTACompleted}, Secret: []byte("s"), CreatedBy: "admin:adm_1", CreatedAt: n.clock.now(), UpdatedAt: n.clock.now(),
+			}, 10)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ro := n.begin(n.release("1.3.0"))
+		all[0].updates()
+		n.step()
+		all[1].say("failed", 50, "hash_mismatch")
+		var bodies []string
+		err = n.db.Webhooks().View(ctx, func(tx webhook.Tx) error {
+			list, err := tx.Deliveries(ctx, no, "", 0, 10)
+			for _, d := range list {
+				bodies = append(bodies, d.DeviceID+" "+d.Body)
+			}
+			return err
+		})
+		if err != nil || len(bodies) != 2 {
+			t.Fatalf("%v %v", bodies, err)
+		}
+		for i, want := range []string{all[1].id + " ", all[0].id + " "} {
+			if !strings.HasPrefix(bodies[i], want) || !strings.Contains(bodies[i], `"type":"ota.completed"`) || !strings.Contains(bodies[i], ro.ID) {
+				t.Errorf("%s", bodies[i])
+			}
+		}
+		if !strings.Contains(bodies[0], `"status":"failed"`) || !strings.Contains(bodies[0], "hash_mismatch") || !strings.Contains(bodies[1], `"status":"succeeded"`) {
+			t.Errorf("%s", bodies)
+		}
+	})
+}
+
+func TestTheTriggerIsInTestdata(t *testing.T) {
+	text, err := os.ReadFile("../testdata/wire/ota-trigger.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var golden map[string]any
+	if err := json.Unmarshal(text, &golden); err != nil {
+		t.Fatal(err)
+	}
+	at, err := time.Parse(time.RFC3339, golden["issued_at"].(string))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := rollout.Release{
+		Version: golden["version"].(string), URL: golden["url"].(string), SHA256: golden["sha256"].(string), MinRSSI: ptr(int64(golden["min_rssi"].(float64))),
+	}
+	sent, err := r.Trigger(golden["rollout_id"].(string), at)
+	if err != nil || string(sent) != strings.TrimSpace(string(text)) {
+		t.Errorf("%s %v", sent, err)
+	}
 }
 
 func ptr[T any](v T) *T { return &v }
@@ -498,6 +562,27 @@ func TestTheFailureThresholdHaltsInTheTransactionOfTheResult(t *testing.T) {
 			d.say("failed", 0, "x")
 		}
 		n.wantStatus(ro, rollout.Halted) // three of six
+	})
+}
+
+func TestTheFirstResultsOfAGoodReleaseAreItsFailures(t *testing.T) {
+	eachEngine(t, func(t *testing.T, n *node) {
+		all := n.fleet(40)
+		ro := n.begin(n.release("1.3.0"))
+		all[7].say("failed", 50, "x") // long before anybody can have succeeded
+		for _, d := range all[10:] {
+			d.say("success", 100, "")
+		}
+		for _, d := range all[10:] {
+			d.down()
+		}
+		n.clock.add(2 * time.Second)
+		for _, d := range all[10:] {
+			d.version, d.booted = "1.3.0", n.clock.now()
+			d.up()
+			n.step()
+		}
+		n.wantStatus(ro, rollout.Running) // one of forty, though it was one of the first twenty results
 	})
 }
 

@@ -51,6 +51,8 @@ type PlanTx interface {
 	SetRollout(ctx context.Context, r Rollout, from Status) (changed bool, err error)
 	// CountResult adds a result and returns the rollout as it is then.
 	CountResult(ctx context.Context, no int64, succeeded bool, at time.Time) (Rollout, error)
+	// CountLive counts a rollout's live updates.
+	CountLive(ctx context.Context, no int64) (int, error)
 	// Unfinished reports whether a rollout has a device that is not at its end.
 	Unfinished(ctx context.Context, no int64) (bool, error)
 	// FinishRollout finishes a rollout, only while it runs, the walk is where r says, and

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside Go where it is missing: MQTT clients that
-# nobody here wrote, an OpenID provider, Stripe's signer and server, a mail server, and
-# PostgreSQL. What cannot be installed is named, and the tests that need it skip; with
-# CI=true that is a failure.
+# nobody here wrote, an OpenID provider, Stripe's signer and server, the clients of AWS,
+# a mail server, and PostgreSQL. What cannot be installed is named, and the tests that
+# need it skip; with CI=true that is a failure.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -15,6 +15,7 @@ give_up() { # name, why
 
 have_aiosmtpd() { /usr/bin/python3 -c 'import aiosmtpd' 2>/dev/null; }
 have_paho() { /usr/bin/python3 -c 'import paho.mqtt.client' 2>/dev/null; }
+have_boto() { /usr/bin/python3 -c 'import boto3' 2>/dev/null; }
 have_postgres() { command -v initdb >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null; }
 have_npm() { # package: installed in the version that e2e/package.json names
 	[[ "$(sed -n 's/^ *"version": "\(.*\)",*$/\1/p' "e2e/node_modules/$1/package.json" 2>/dev/null)" == "$(sed -n "s/^ *\"$1\": \"\(.*\)\",*\$/\1/p" e2e/package.json)" ]]
@@ -25,6 +26,7 @@ command -v mosquitto_pub >/dev/null || packages+=(mosquitto-clients)
 have_aiosmtpd || packages+=(python3-aiosmtpd)
 have_paho || packages+=(python3-paho-mqtt)
 have_postgres || packages+=(postgresql)
+have_boto || packages+=(python3-boto3)
 command -v curl >/dev/null || packages+=(curl)
 command -v npm >/dev/null || packages+=(nodejs npm)
 if ! [[ -x /usr/sbin/mosquitto ]]; then
@@ -53,13 +55,14 @@ if ((${#packages[@]})); then
 	fi
 fi
 
-if ! have_npm mqtt || ! have_npm oidc-provider || ! have_npm stripe; then
+if ! have_npm mqtt || ! have_npm oidc-provider || ! have_npm stripe || ! have_npm amazon-kinesis-video-streams-webrtc; then
 	if ! command -v npm >/dev/null; then
-		give_up "mqtt.js, oidc-provider and stripe" "there is no npm"
+		give_up "what e2e/package.json names" "there is no npm"
 	else
-		echo "test-deps: installing mqtt.js, oidc-provider and stripe into e2e/node_modules"
-		if ! npm install --prefix e2e --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel error </dev/null; then
-			give_up "mqtt.js, oidc-provider and stripe" "npm install failed"
+		echo "test-deps: installing what e2e/package.json names into e2e/node_modules"
+		# Optional packages of the viewer of AWS are 600, for telephones.
+		if ! npm install --prefix e2e --no-package-lock --ignore-scripts --omit=optional --no-audit --no-fund --loglevel error </dev/null; then
+			give_up "what e2e/package.json names" "npm install failed"
 		fi
 	fi
 fi

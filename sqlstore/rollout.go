@@ -131,6 +131,12 @@ func (t *tx) CountResult(ctx context.Context, no int64, succeeded bool, now time
 	return one(list, err)
 }
 
+// CountLive implements rollout.PlanTx.
+func (t *tx) CountLive(ctx context.Context, no int64) (n int, err error) {
+	err = t.row(ctx, `SELECT count(*) FROM rollout_devices u WHERE u.rollout_no = $1 AND `+live, []any{no}, &n)
+	return n, err
+}
+
 const unfinished = `EXISTS (SELECT 1 FROM rollout_devices u WHERE u.rollout_no = $1 AND u.finished_at IS NULL)`
 
 // Unfinished implements rollout.PlanTx.

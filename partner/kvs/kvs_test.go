@@ -308,7 +308,7 @@ func TestViewerAddressIsForOneChannelAndOneViewer(t *testing.T) {
 	if len(v.ICE) != 2 || v.ICE[0].URLs[0] != "stun:stun.kinesisvideo.us-east-1.amazonaws.com:443" || len(v.ICE[1].URLs) != 3 || v.ICE[1].Credential.Reveal() == "" {
 		t.Errorf("the ICE servers are %d", len(v.ICE))
 	}
-	if left := time.Until(v.Expires); left > 299*time.Second || left < 290*time.Second || v.Keys != nil || v.ChannelARN != "" {
+	if left := time.Until(v.Expires); left > 299*time.Second || left < 290*time.Second || !v.Keys.None() || v.ChannelARN != "" {
 		t.Errorf("it expires in %s", left)
 	}
 	dial := func(change func(url.Values)) error {
@@ -365,10 +365,10 @@ func TestCredentialsModeLetsTheAppSign(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if v.Keys == nil || v.ChannelARN != w.channel || strings.Contains(v.URL.Reveal(), "X-Amz") || !v.Expires.Equal(v.Keys.Expires) {
+	if v.Keys.None() || v.ChannelARN != w.channel || strings.Contains(v.URL.Reveal(), "X-Amz") || !v.Expires.Equal(v.Keys.Expires) {
 		t.Fatalf("the viewer has no keys, or an address that is signed")
 	}
-	app := deviceClient(t, w, *v.Keys)
+	app := deviceClient(t, w, v.Keys)
 	if err := app.viewer(w.channel); err != nil {
 		t.Errorf("its own channel: %v", err)
 	}
@@ -400,5 +400,33 @@ func TestWhatIsNotConfiguredIsNotOffered(t *testing.T) {
 	}
 	if n := w.Calls(""); n != 0 {
 		t.Errorf("%d calls before anything was asked", n)
+	}
+}
+
+// TestTheSDKsOwnEnvironment configures nothing but a region and roles: keys and endpoints
+// are found where the SDK of AWS looks.
+func TestTheSDKsOwnEnvironment(t *testing.T) {
+	w := newWorld(t, nil)
+	t.Setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1") // nobody
+	t.Setenv("AWS_ENDPOINT_URL_STS", w.URL())
+	t.Setenv("AWS_ENDPOINT_URL_KINESIS_VIDEO", w.URL())
+	t.Setenv("AWS_ACCESS_KEY_ID", w.AccessKeyID)
+	t.Setenv("AWS_SECRET_ACCESS_KEY", w.SecretAccessKey)
+	cloud, err := kvs.New(t.Context(), kvs.Options{Access: kvs.Access{Region: w.Region()}, PlaybackRole: w.playback, ViewerRole: w.viewer})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := cloud.Play(t.Context(), ann, w.first, media.Playing{Protocol: media.HLS, Mode: media.Live, Life: 300 * time.Second}); err != nil {
+		t.Error(err)
+	}
+	if _, err := cloud.View(t.Context(), ann, w.first, "u1", false); err != nil {
+		t.Error(err)
+	}
+	t.Setenv("AWS_ENDPOINT_URL_STS", "")
+	if cloud, err = kvs.New(t.Context(), kvs.Options{Access: kvs.Access{Region: w.Region()}, PlaybackRole: w.playback}); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := cloud.Play(t.Context(), ann, w.first, media.Playing{Protocol: media.HLS, Mode: media.Live, Life: 300 * time.Second}); !errors.Is(err, media.ErrUnavailable) {
+		t.Errorf("where nobody answers: %v", err)
 	}
 }

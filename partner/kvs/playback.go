@@ -167,6 +167,7 @@ func (c *Cloud) Image(ctx context.Context, h media.Holder, v media.Video, at tim
 	out, err := client.GetImages(ctx, &kinesisvideoarchivedmedia.GetImagesInput{
 		StreamARN: aws.String(arn), StartTimestamp: aws.Time(at), EndTimestamp: aws.Time(at.Add(imageSpan)),
 		Format: types.FormatJpeg, ImageSelectorType: types.ImageSelectorTypeServerTimestamp, MaxResults: aws.Int64(1),
+		SamplingInterval: aws.Int32(3000), // the default, in milliseconds; older models of the service require it
 	})
 	if err != nil {
 		return nil, c.failed(v, arn, err)

@@ -99,8 +99,8 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-func keys(k aws.Credentials) *media.Keys {
-	return &media.Keys{
+func keys(k aws.Credentials) media.Keys {
+	return media.Keys{
 		AccessKeyID: media.Secret(k.AccessKeyID), SecretAccessKey: media.Secret(k.SecretAccessKey),
 		SessionToken: media.Secret(k.SessionToken), Expires: k.Expires,
 	}
@@ -125,7 +125,7 @@ func (c *Cloud) Lend(ctx context.Context, h media.Holder, v media.Video, life ti
 	if err != nil {
 		return media.Loan{}, c.failed(v, stream, err)
 	}
-	loan.Keys = *keys(k)
+	loan.Keys = keys(k)
 	return loan, nil
 }
 

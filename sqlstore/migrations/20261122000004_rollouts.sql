@@ -74,5 +74,7 @@ CREATE TABLE rollout_devices (
 );
 CREATE UNIQUE INDEX idx_rollout_devices_live ON rollout_devices (device_no)
     WHERE state IN ('sent', 'accepted', 'downloading', 'verifying', 'confirming');
+CREATE INDEX idx_rollout_devices_told ON rollout_devices (rollout_no)
+    WHERE state IN ('sent', 'accepted', 'downloading', 'verifying', 'confirming');
 CREATE INDEX idx_rollout_devices_open ON rollout_devices (rollout_no, device_no) WHERE finished_at IS NULL;
 CREATE INDEX idx_rollout_devices_device ON rollout_devices (device_no, rollout_no);

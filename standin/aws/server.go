@@ -38,8 +38,11 @@ type Server struct {
 	players  map[string]player // by session token of a playback
 	faults   map[string]Fault  // by operation
 	calls    map[string]int    // by operation
+	gates    map[string]<-chan struct{}
 	assumed  []Assumed
 	sockets  map[*socket]struct{}
+	sight    Sight  // what models answer
+	shown    []byte // the last picture that one was shown
 }
 
 // caller is who signed a request.
@@ -89,10 +92,11 @@ func New(opts Options) *Server {
 	s := &Server{
 		opts: opts, mux: http.NewServeMux(), AccessKeyID: keyID("AKIA"), SecretAccessKey: randomText(40),
 		callers: map[string]caller{}, roles: map[string]Role{}, streams: map[string]string{}, channels: map[string]string{},
-		players: map[string]player{}, faults: map[string]Fault{}, calls: map[string]int{}, sockets: map[*socket]struct{}{},
+		players: map[string]player{}, faults: map[string]Fault{}, calls: map[string]int{}, gates: map[string]<-chan struct{}{}, sockets: map[*socket]struct{}{},
 	}
 	s.callers[s.AccessKeyID] = caller{secret: s.SecretAccessKey, user: true}
 	s.routes()
+	s.bedrock()
 	return s
 }
 
@@ -161,6 +165,14 @@ func (s *Server) Fail(operation string, f Fault) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.faults[operation] = f
+}
+
+// Slow makes an operation stop after the first bytes of its answer until the gate is
+// closed; only GetClip has a second.
+func (s *Server) Slow(operation string, gate <-chan struct{}) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gates[operation] = gate
 }
 
 // Heal takes every fault back.

@@ -265,6 +265,16 @@ func clip(c *call) error {
 	if _, err := c.w.Write(head.Bytes()); err != nil {
 		return nil // the client has gone
 	}
+	c.s.mu.Lock()
+	gate := c.s.gates["GetClip"]
+	c.s.mu.Unlock()
+	if gate != nil {
+		_ = http.NewResponseController(c.w).Flush() // a writer that cannot is not slow
+		select {
+		case <-gate:
+		case <-c.r.Context().Done():
+		}
+	}
 	var second bytes.Buffer
 	box(&second, "mdat", make([]byte, 4<<10))
 	for ; length > 0; length -= time.Second {

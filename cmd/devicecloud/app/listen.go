@@ -91,7 +91,7 @@ func (a *App) listen() (servers []*server, err error) {
 		if l.addr == "" {
 			continue
 		}
-		listener, err := net.Listen("tcp", l.addr)
+		listener, err := listenHTTP(l.addr)
 		if err != nil {
 			for _, s := range servers {
 				err = errors.Join(err, s.listener.Close())
@@ -105,6 +105,12 @@ func (a *App) listen() (servers []*server, err error) {
 		servers = append(servers, &server{l.name, listener, httpapi.Server(l.handler, a.log)})
 	}
 	return servers, nil
+}
+
+// listenHTTP opens a listener whose connections end when their client is dead.
+func listenHTTP(address string) (net.Listener, error) {
+	config := net.ListenConfig{Control: limitDeadPeers}
+	return config.Listen(context.Background(), "tcp", address)
 }
 
 // httpsConfig is the TLS configuration without the protocol name of MQTT.
