@@ -123,7 +123,9 @@ func (n nobody) View(context.Context, func(media.Tx) error) error {
 	return registry.ErrUnavailable
 }
 
-func (n nobody) InTx(context.Context, func(media.Tx) error) error { return n.View(context.Background(), nil) }
+func (n nobody) InTx(context.Context, func(media.Tx) error) error {
+	return n.View(context.Background(), nil)
+}
 
 // TestStaffNeverWatch asks as everybody who is no person: the answer needs no look.
 func TestStaffNeverWatch(t *testing.T) {
