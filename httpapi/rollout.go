@@ -207,7 +207,7 @@ func (a *api) changeRollout(r *request) (answer, error) {
 	return ok(newRolloutBody(ro))
 }
 
-func (a *api) pauseRollout(r *request) (answer, error) { return steerRollout(r, a.Rollouts.Pause) }
+func (a *api) pauseRollout(r *request) (answer, error)  { return steerRollout(r, a.Rollouts.Pause) }
 func (a *api) resumeRollout(r *request) (answer, error) { return steerRollout(r, a.Rollouts.Resume) }
 
 func (a *api) cancelRollout(r *request) (answer, error) { return steerRollout(r, a.Rollouts.Cancel) }
