@@ -235,8 +235,9 @@ func TestNoExampleOfTheDocumentsIsServed(t *testing.T) {
 	}
 }
 
-// keys finds what could be 32 bytes in base64, or a private key.
-var keys = regexp.MustCompile(`-----BEGIN PRIVATE KEY-----[^-]+-----END PRIVATE KEY-----|[A-Za-z0-9+/]{43}=`)
+// keys finds what could be 32 bytes in base64, or a private key. What follows "v1," is
+// the signature of a webhook.
+var keys = regexp.MustCompile(`-----BEGIN PRIVATE KEY-----[^-]+-----END PRIVATE KEY-----|(?:v1,)?[A-Za-z0-9+/]{43}=`)
 
 // A key that lies in the repository is nobody's secret. The tests make theirs anew.
 func TestNoKeyOfTheRepositoryIsServed(t *testing.T) {
@@ -256,6 +257,9 @@ func TestNoKeyOfTheRepositoryIsServed(t *testing.T) {
 		}
 		files++
 		for _, found := range keys.FindAllString(string(text), -1) {
+			if strings.HasPrefix(found, "v1,") {
+				continue
+			}
 			for _, name := range []string{"TOKEN_SIGNING_KEY", "SECRET_ENCRYPTION_KEY"} {
 				c := served(t)
 				refusals(t)[name].set(&c, found)
