@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,9 +17,10 @@ import (
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/sqlstore/pgtest"
+	"github.com/opticworks/devicecloud/sqlstore/schematest"
 )
 
-var postgres pgtest.Fixture
+var postgres = pgtest.Fixture{Prepare: schematest.Migrate}
 
 func TestMain(m *testing.M) {
 	// Each check commits a dozen times: a hundred of them on two engines take minutes.
@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 
 // engines are the databases that the tests run on.
 var engines = map[string]func(t testing.TB) string{
-	"sqlite":   func(t testing.TB) string { return "sqlite:" + filepath.Join(t.TempDir(), "d.db") },
+	"sqlite":   schematest.SQLite,
 	"postgres": func(t testing.TB) string { return postgres.URL(t) },
 }
 
