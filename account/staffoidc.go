@@ -149,11 +149,10 @@ type StaffReturn struct {
 
 // FinishStaffLogin lets in a member of staff whom the identity provider vouches for,
 // and makes them at the first time. Their groups there decide the role at each sign-in;
-// another role than before ends their other sessions, and what was granted with it.
-// Errors: ErrInvalidProvider,
-// ErrInvalidState when the browser did not begin this or took too long, ErrInvalidToken,
-// ErrEmailNotVerified, registry.ErrInsufficientRole for nobody's group,
-// ErrLinkRequired when the e-mail is that of another member, ErrAccountDisabled,
+// another role than before ends their other sessions and the scopes that were granted.
+// Errors: ErrInvalidProvider, ErrInvalidState when the browser did not begin this or took
+// too long, ErrInvalidToken, ErrEmailNotVerified, registry.ErrInsufficientRole for nobody's
+// group, ErrLinkRequired when the e-mail is that of another member, ErrAccountDisabled,
 // ErrProviderUnavailable, ErrUnavailable.
 func (s *Service) FinishStaffLogin(ctx context.Context, back StaffReturn, from registry.Actor) (Tokens, Admin, error) {
 	if s.opts.StaffProvider == nil {
