@@ -5,13 +5,14 @@ import (
 	standinaws "github.com/opticworks/devicecloud/standin/aws"
 )
 
-// startAWS stands in for AWS unless something of the real one is set. Every stream and
-// channel that somebody names is there.
+// startAWS stands in for AWS, its video and its models, unless something of the real one is
+// set. A region alone is nothing: machines of people who use AWS have one in their
+// environment. Every stream and channel that somebody names is there.
 func (s *standins) startAWS(c *Config, _ func() string) error {
-	if c.videoConfigured() || c.AWSRegion != "" {
+	if c.videoConfigured() || c.BedrockEnabled || c.BedrockRegion != "" {
 		return nil
 	}
-	s.AWS = standinaws.New(standinaws.Options{Everything: true})
+	s.AWS = standinaws.New(standinaws.Options{Region: c.AWSRegion, Everything: true})
 	if err := s.AWS.Start("127.0.0.1:0"); err != nil {
 		return err
 	}
@@ -21,5 +22,6 @@ func (s *standins) startAWS(c *Config, _ func() string) error {
 	c.AWSPlaybackRole = s.AWS.AddRole("devicecloud-playback", standinaws.Role{})
 	c.AWSViewerRole = s.AWS.AddRole("devicecloud-webrtc", standinaws.Role{})
 	c.AWSDeviceRole = s.AWS.AddRole("devicecloud-device", standinaws.Role{})
+	c.BedrockEnabled, c.BedrockRegion = true, c.AWSRegion
 	return nil
 }
