@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/opticworks/devicecloud/cmd/devicecloud/app"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/partner/kvs"
 	"github.com/opticworks/devicecloud/standin/aws"
 )
@@ -48,7 +49,7 @@ func openCinemaAs(t *testing.T, env map[string]string, process bool) *cinema {
 		settings[name] = value
 	}
 	options := Options{Env: settings, Configure: func(config *app.Config) {
-		config.AWSAccess = kvs.Access{Endpoint: s.URL(), AccessKeyID: s.AccessKeyID, SecretAccessKey: s.SecretAccessKey}
+		config.AWSAccess = kvs.Access{Endpoint: s.URL(), AccessKeyID: s.AccessKeyID, SecretAccessKey: media.Secret(s.SecretAccessKey)}
 	}}
 	if process {
 		options.Process, options.Configure = true, nil

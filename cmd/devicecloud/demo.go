@@ -51,7 +51,8 @@ func (cmd demoCmd) Run(c *app.Config, t terminal) error {
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return err
 	}
-	if err := makeIngestKey(c); err != nil {
+	ingestKey, err := makeIngestKey(c)
+	if err != nil {
 		return err
 	}
 	logPath := filepath.Join(c.DataDir, "demo.log")
@@ -81,7 +82,7 @@ func (cmd demoCmd) Run(c *app.Config, t terminal) error {
 	case err := <-ended:
 		return errors.Join(err, a.Close())
 	}
-	d := &demo{cmd: cmd, config: c, app: a, terminal: t, logPath: logPath, simulator: simulator}
+	d := &demo{cmd: cmd, config: c, app: a, terminal: t, logPath: logPath, simulator: simulator, ingestKey: ingestKey}
 	return finish(d.run(ctx))
 }
 
@@ -106,6 +107,7 @@ type demo struct {
 	terminal  terminal
 	logPath   string
 	simulator string
+	ingestKey string // file of the secret that signs events; "" when the settings have keys
 	admin     app.DemoAdmin
 	client    demoClient
 }
@@ -146,6 +148,9 @@ func (d *demo) run(ctx context.Context) error {
 	g.took = time.Since(began)
 	slices.Sort(deviceIDs) // the next demo on the same data has the same device first
 	if g.stage, err = d.setStage(ctx, adminToken, deviceIDs); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
 		return err
 	}
 	return d.holdOpen(ctx, sim, g)

@@ -143,14 +143,14 @@ func (g guide) parts(port string) (all []part) {
 // motion is an event of a camera that somebody else sends, and what a model says of it.
 // Nothing of it without a key of the demonstration's own.
 func (g guide) motion(user func(options, path string) string, device string) []example {
-	if !strings.HasPrefix(g.config.IngestKeys.Reveal(), demoKey+":") {
+	if g.ingestKey == "" {
 		return nil
 	}
 	const route = "/api/ingest/iot-events"
 	now := time.Now()
 	id := fmt.Sprint("door-", now.Unix())
 	event := fmt.Sprintf(`{"event_id":%q,"device_id":%q,"type":"motion","occurred_at":%q}`, id, g.DeviceID, now.UTC().Format(time.RFC3339))
-	sign := `openssl dgst -sha256 -r -hmac "$(cat ` + quote(ingestKeyPath(g.config)) + `)"`
+	sign := `openssl dgst -sha256 -r -hmac "$(cat ` + quote(g.ingestKey) + `)"`
 	return []example{
 		{"its motion detector, in a cloud of its own, sends a signed event", `t=$(date +%s); b=` + quote(event) + `; curl -sS -H 'Content-Type: application/json' -H "X-Ingest-Key-Id: ` + demoKey +
 			`" -H "X-Ingest-Timestamp: $t" -H "X-Ingest-Signature: v1=$(printf %s "$t.POST.` + route + `.$b" | ` + sign + ` | cut -c1-64)" -d "$b" ` + g.client.base + route},

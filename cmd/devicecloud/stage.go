@@ -29,21 +29,22 @@ type stage struct {
 	ReleaseID string
 }
 
-// ingestKeyPath is the file that holds the secret by which events are signed.
-func ingestKeyPath(c *app.Config) string { return filepath.Join(c.DataDir, "demo-ingest.key") }
-
-// makeIngestKey makes a key that signs events, unless the settings have one.
-func makeIngestKey(c *app.Config) error {
+// makeIngestKey makes a key that signs events, unless the settings have one, and returns
+// the file that holds its secret; "" without one.
+func makeIngestKey(c *app.Config) (string, error) {
 	if c.IngestKeys != "" {
-		return nil
+		return "", nil
 	}
-	secret := rand.Text() + rand.Text()
+	secret, path := rand.Text()+rand.Text(), filepath.Join(c.DataDir, "demo-ingest.key")
 	c.IngestKeys = app.Secret(demoKey + ":" + secret)
-	return os.WriteFile(ingestKeyPath(c), []byte(secret), 0o600)
+	return path, os.WriteFile(path, []byte(secret), 0o600)
 }
 
 // setStage puts up what there is to be tried with devices, unless a demo before did.
 func (d *demo) setStage(ctx context.Context, adminToken string, deviceIDs []string) (s stage, err error) {
+	if len(deviceIDs) == 0 {
+		return s, nil
+	}
 	s.DeviceID = deviceIDs[0]
 	if d.app.Shop() {
 		if err := d.stockShop(ctx, adminToken, s.DeviceID); err != nil {

@@ -11,6 +11,8 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+
+	"github.com/opticworks/devicecloud/media"
 )
 
 // Access is how AWS is reached, for every package that does. The zero value is the SDK's
@@ -20,7 +22,8 @@ type Access struct {
 	Region   string
 	Endpoint string // of every service; "": AWS itself, or what AWS_ENDPOINT_URL and its sisters say
 	// Keys that the program's own calls are signed with; empty: the SDK finds them.
-	AccessKeyID, SecretAccessKey string
+	AccessKeyID     string
+	SecretAccessKey media.Secret
 }
 
 // The limits of a call. A person waits for it, and so does a device.
@@ -41,7 +44,7 @@ func LoadConfig(ctx context.Context, a Access) (aws.Config, error) {
 		config.WithRegion(a.Region), config.WithHTTPClient(client), config.WithRetryMaxAttempts(maxAttempts),
 	}
 	if a.AccessKeyID != "" {
-		load = append(load, config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider(a.AccessKeyID, a.SecretAccessKey, "")))
+		load = append(load, config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider(a.AccessKeyID, a.SecretAccessKey.Reveal(), "")))
 	}
 	c, err := config.LoadDefaultConfig(ctx, load...)
 	if err == nil && a.Endpoint != "" {

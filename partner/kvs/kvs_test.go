@@ -50,7 +50,7 @@ func newWorld(t *testing.T, change func(*kvs.Options)) *world {
 	w.first = media.Video{StreamName: "cam-1", ChannelName: "cam-1"}
 	w.second = media.Video{StreamARN: w.otherStream, ChannelARN: w.otherCh}
 	opts := kvs.Options{
-		Access:       kvs.Access{Region: w.Region(), Endpoint: w.URL(), AccessKeyID: w.AccessKeyID, SecretAccessKey: w.SecretAccessKey},
+		Access:       kvs.Access{Region: w.Region(), Endpoint: w.URL(), AccessKeyID: w.AccessKeyID, SecretAccessKey: media.Secret(w.SecretAccessKey)},
 		PlaybackRole: w.playback, ViewerRole: w.viewer, DeviceRole: w.device,
 		IdentityPool: "us-east-1:00000000-0000-0000-0000-000000000000", Provider: "devicecloud", Now: w.clock.Now,
 	}

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/partner/kvs"
 	standinaws "github.com/opticworks/devicecloud/standin/aws"
 )
@@ -18,7 +19,7 @@ func (s *standins) startAWS(c *Config, _ func() string) error {
 	}
 	s.close = append(s.close, s.AWS.Close)
 	c.AWSRegion = s.AWS.Region()
-	c.AWSAccess = kvs.Access{Endpoint: s.AWS.URL(), AccessKeyID: s.AWS.AccessKeyID, SecretAccessKey: s.AWS.SecretAccessKey}
+	c.AWSAccess = kvs.Access{Endpoint: s.AWS.URL(), AccessKeyID: s.AWS.AccessKeyID, SecretAccessKey: media.Secret(s.AWS.SecretAccessKey)}
 	c.AWSPlaybackRole = s.AWS.AddRole("devicecloud-playback", standinaws.Role{})
 	c.AWSViewerRole = s.AWS.AddRole("devicecloud-webrtc", standinaws.Role{})
 	c.AWSDeviceRole = s.AWS.AddRole("devicecloud-device", standinaws.Role{})

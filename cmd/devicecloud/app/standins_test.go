@@ -1,9 +1,11 @@
 package app
 
 import (
+	"fmt"
 	"net/netip"
 	"net/url"
 	"reflect"
+	"strings"
 	"testing"
 )
 
@@ -86,6 +88,13 @@ func TestStandInsFillWhatIsEmpty(t *testing.T) {
 		}
 		if !c.videoConfigured() || !c.BedrockEnabled || c.BedrockRegion != "us-east-1" || c.AWSRegion != "us-east-1" {
 			t.Errorf("video %t, Bedrock %t in %q, region %q", c.videoConfigured(), c.BedrockEnabled, c.BedrockRegion, c.AWSRegion)
+		}
+		for _, format := range []string{"%v", "%+v", "%#v"} {
+			for _, secret := range []string{a.standins.AWS.SecretAccessKey, a.standins.Stripe.Key(), a.standins.Carrier.Secret()} {
+				if strings.Contains(fmt.Sprintf(format, c), secret) {
+					t.Errorf("%s shows a secret of a stand-in", format)
+				}
+			}
 		}
 		if model, err := c.model(t.Context()); err != nil || model == nil {
 			t.Errorf("the model is %v, %v", model, err)
