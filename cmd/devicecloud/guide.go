@@ -135,7 +135,7 @@ func (g guide) parts(port string) (all []part) {
 	staff.examples = append(staff.examples,
 		example{"bring firmware " + demoRelease + " to half of the fleet, and see the devices restart into it", admin("-d "+quote(fmt.Sprintf(`{"release_id":%q,"percent":50}`, g.ReleaseID)), "/admin/rollouts")},
 		example{"how far the rollouts are", admin("", "/admin/rollouts")},
-		example{"a webhook: `nc -l 9999` in a third terminal shows what it gets when a device comes or goes", admin("-d "+quote(`{"url":"http://127.0.0.1:9999/","events":["device.online","device.offline"]}`), "/admin/webhooks")},
+		example{"a webhook: what listens on port 9999 gets a signed message when a device comes or goes", admin("-d "+quote(`{"url":"http://127.0.0.1:9999/","events":["device.online","device.offline"]}`), "/admin/webhooks")},
 	)
 	return append(all, staff)
 }
