@@ -18,6 +18,7 @@ import (
 
 	"github.com/opticworks/devicecloud/cmd/devicecloud/app"
 	"github.com/opticworks/devicecloud/firmware-sim/mqttwire"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/partner/kvs"
 	"github.com/opticworks/devicecloud/standin/aws"
 )
@@ -51,7 +52,7 @@ func openStudio(t *testing.T, change func(*app.Config)) *studio {
 	s.Cloud = Start(t, Options{
 		Env: map[string]string{"TRIAL_DAYS": "0", "HTTPS_ADDR": "127.0.0.1:0", "DEVICE_CA_FILE": caFile, "AWS_REGION": s.aws.Region()},
 		Configure: func(c *app.Config) {
-			c.AWSAccess = kvs.Access{Endpoint: s.aws.URL(), AccessKeyID: s.aws.AccessKeyID, SecretAccessKey: s.aws.SecretAccessKey}
+			c.AWSAccess = kvs.Access{Endpoint: s.aws.URL(), AccessKeyID: s.aws.AccessKeyID, SecretAccessKey: media.Secret(s.aws.SecretAccessKey)}
 			c.AWSPlaybackRole, c.AWSViewerRole, c.AWSDeviceRole = s.aws.AddRole("play", aws.Role{}), s.aws.AddRole("view", aws.Role{}), s.aws.AddRole("device", aws.Role{})
 			c.AWSIoTEndpoint, c.AWSIoTRoleAlias = "c1example.credentials.iot.us-east-1.amazonaws.com", "camera"
 			c.AWSIdentityPool = "us-east-1:00000000-0000-0000-0000-000000000000"
