@@ -57,6 +57,8 @@ type provider struct {
 	mu       sync.Mutex
 	live     bool
 	fail     error // of the next call
+	failAt   int   // which call of a refund fails, counted from 1; 0: none
+	moved    int   // refunds that succeeded
 	sessions map[string]dataplan.Session
 	made     int
 	reports  map[string]dataplan.Report // by session
@@ -101,14 +103,29 @@ func (p *provider) Refund(_ context.Context, _ dataplan.Purchase, intent string,
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.refunds[intent+" "+key] = amount
+	err := p.step()
+	if err == nil {
+		p.moved++
+	}
+	return err
+}
+
+// step is a call that fails when it is its turn to.
+func (p *provider) step() error {
+	if p.failAt--; p.failAt == 0 {
+		return dataplan.ErrPaymentProvider
+	}
 	return p.failed()
 }
 
 func (p *provider) CancelSubscription(_ context.Context, id string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := p.step(); err != nil {
+		return err
+	}
 	p.canceled = append(p.canceled, id)
-	return p.failed()
+	return nil
 }
 
 // world is the domain over a real store.

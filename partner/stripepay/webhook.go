@@ -1,7 +1,7 @@
 package stripepay
 
 import (
-	"encoding/json"
+	"strconv"
 	"strings"
 	"time"
 
@@ -67,8 +67,8 @@ func signedAt(header string) time.Time {
 	var at time.Time
 	for part := range strings.SplitSeq(header, ",") {
 		if text, ok := strings.CutPrefix(part, "t="); ok { // the last one counts, as in the library
-			var seconds int64
-			if json.Unmarshal([]byte(text), &seconds) == nil {
+			// As the library reads it: another reading would be another time.
+			if seconds, err := strconv.ParseInt(text, 10, 64); err == nil {
 				at = time.Unix(seconds, 0)
 			}
 		}
