@@ -12,8 +12,6 @@ import (
 )
 
 const (
-	// MaxWebhook is the size of the largest report that is read. [contracts D.3]
-	MaxWebhook = 256 << 10
 	// tolerance is how far the time of a signature may be from ours, either way.
 	tolerance = 300 * time.Second
 	// secretPrefix begins every secret of an endpoint.
