@@ -237,14 +237,18 @@ type dueDelivery struct {
 	blocked time.Time // when an older one about the same device is due; zero: there is none
 }
 
-// takePage is how many due deliveries are looked at, at a time.
-const takePage = 64
+const (
+	// takePage is how many due deliveries are looked at, at a time.
+	takePage = 64
+	// takePages bounds a transaction: all others wait for SQLite's one writer.
+	takePages = 4
+)
 
 // TakeDeliveries implements webhook.DeliveryTx. What cannot be taken because an older one
 // waits is put off until that is due, or its lease ends, so that it is not looked at
 // again each time.
-func (t *tx) TakeDeliveries(ctx context.Context, endpointNo int64, now, until time.Time, limit int) (taken []webhook.Delivery, err error) {
-	for len(taken) < limit {
+func (t *tx) TakeDeliveries(ctx context.Context, endpointNo int64, now, until time.Time, limit int) (taken []webhook.Delivery, more bool, err error) {
+	for range takePages {
 		due, err := collect(ctx, t, `SELECT `+deliveryColumns+`, (SELECT o.due_at FROM webhook_deliveries o
 				WHERE o.endpoint_no = d.endpoint_no AND o.device_id = d.device_id AND o.status = 'waiting' AND o.event_id < d.event_id
 				ORDER BY o.event_id LIMIT 1)
@@ -253,11 +257,11 @@ func (t *tx) TakeDeliveries(ctx context.Context, endpointNo int64, now, until ti
 			return scan(append(deliveryDest(&d.Delivery), at(&d.blocked))...)
 		})
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		for _, d := range due {
 			if len(taken) == limit {
-				return taken, nil
+				return taken, true, nil
 			}
 			next, attempt := until, d.Attempt+1
 			if !d.blocked.IsZero() {
@@ -267,7 +271,7 @@ func (t *tx) TakeDeliveries(ctx context.Context, endpointNo int64, now, until ti
 				WHERE endpoint_no = $1 AND event_id = $2 AND status = 'waiting' AND attempt = $3 AND due_at <= $6`,
 				endpointNo, d.EventID, int64(d.Attempt), micros(next), int64(attempt), micros(now))
 			if err != nil {
-				return nil, err
+				return nil, false, err
 			}
 			if changed && d.blocked.IsZero() {
 				d.Attempt, d.DueAt = attempt, next
@@ -275,10 +279,10 @@ func (t *tx) TakeDeliveries(ctx context.Context, endpointNo int64, now, until ti
 			}
 		}
 		if len(due) < takePage {
-			break
+			return taken, false, nil
 		}
 	}
-	return taken, nil
+	return taken, true, nil
 }
 
 func maxTime(a, b time.Time) time.Time {

@@ -68,8 +68,9 @@ type DeliveryTx interface {
 	DueEndpoints(ctx context.Context, at time.Time) ([]Endpoint, error)
 	// TakeDeliveries takes at most limit deliveries of an endpoint that are due, each the
 	// first that waits about its device, and leases them until a time: their attempt has
-	// grown by one, which nobody else's has.
-	TakeDeliveries(ctx context.Context, endpointNo int64, now, until time.Time, limit int) ([]Delivery, error)
+	// grown by one, which nobody else's has. more says that others may be due that it has
+	// not looked at: what waits behind older ones can be very long.
+	TakeDeliveries(ctx context.Context, endpointNo int64, now, until time.Time, limit int) (list []Delivery, more bool, err error)
 	// FinishDelivery writes the result of the attempt, unless the lease has run out and
 	// somebody else has begun another, and calls the next one about the device forward
 	// when d has ended. changed says whether it did.
