@@ -106,23 +106,20 @@ func (t *tx) subscribe(ctx context.Context, no int64, events []string) error {
 }
 
 // UpdateEndpoint implements webhook.EndpointTx.
-func (t *tx) UpdateEndpoint(ctx context.Context, e webhook.Endpoint) error {
-	// First the row, so that two changes at once follow each other.
+func (t *tx) UpdateEndpoint(ctx context.Context, e webhook.Endpoint, was time.Time) (bool, error) {
 	changed, err := t.changes(ctx, `UPDATE webhook_endpoints SET url = $2, description = $3, disabled_at = $4, disabled_reason = $5,
 			failing_since = CASE WHEN disabled_at IS NOT NULL AND CAST($4 AS BIGINT) IS NULL THEN NULL ELSE failing_since END,
 			not_before = CASE WHEN disabled_at IS NOT NULL AND CAST($4 AS BIGINT) IS NULL THEN NULL ELSE not_before END,
 			updated_at = $6
-		WHERE endpoint_no = $1`, e.No, e.URL, e.Description, micros(e.DisabledAt), text(e.DisabledReason), micros(e.UpdatedAt))
-	if err == nil && !changed {
-		err = webhook.ErrNotFound
-	}
-	if err != nil {
-		return err
+		WHERE endpoint_no = $1 AND updated_at = $7`,
+		e.No, e.URL, e.Description, micros(e.DisabledAt), text(e.DisabledReason), micros(e.UpdatedAt), micros(was))
+	if err != nil || !changed {
+		return false, err
 	}
 	if _, err := t.exec(ctx, `DELETE FROM webhook_subscriptions WHERE endpoint_no = $1`, e.No); err != nil {
-		return err
+		return false, err
 	}
-	return t.subscribe(ctx, e.No, e.Events)
+	return true, t.subscribe(ctx, e.No, e.Events)
 }
 
 // RotateSecret implements webhook.EndpointTx.

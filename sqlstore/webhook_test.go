@@ -147,7 +147,19 @@ func TestEndpoints(t *testing.T) {
 		equal(t, "disabled", read(), e)
 
 		e.URL, e.Description, e.Events, e.DisabledAt, e.DisabledReason, e.UpdatedAt = "https://example.org", "ours", []string{registry.EventShared}, time.Time{}, "", after(9)
-		s.hooks(func(ctx context.Context, tx webhook.Tx) error { return tx.UpdateEndpoint(ctx, e) })
+		s.hooks(func(ctx context.Context, tx webhook.Tx) error {
+			for _, c := range []struct {
+				was  time.Time
+				want bool
+			}{{after(1), false}, {after(8), true}} { // as it was before it was disabled, and as it is
+				changed, err := tx.UpdateEndpoint(ctx, e, c.was)
+				if err != nil {
+					return err
+				}
+				equal(t, "changed", changed, c.want)
+			}
+			return nil
+		})
 		e.FailingSince, e.NotBefore = time.Time{}, time.Time{}
 		equal(t, "enabled again", read(), e)
 		s.hooks(func(ctx context.Context, tx webhook.Tx) error {

@@ -212,7 +212,7 @@ func (s *Service) Endpoint(ctx context.Context, a registry.Actor, id string) (e 
 }
 
 // Update changes an endpoint. To enable one forgets its failures, and what waited at it
-// is sent. Errors: Invalid, and those of [Service.Endpoint].
+// is sent. Errors: Invalid, ErrUnavailable, and those of [Service.Endpoint].
 func (s *Service) Update(ctx context.Context, a registry.Actor, id string, c Change) (e Endpoint, err error) {
 	if err := manager(a); err != nil {
 		return Endpoint{}, err
@@ -222,11 +222,16 @@ func (s *Service) Update(ctx context.Context, a registry.Actor, id string, c Cha
 		if e, err = tx.Endpoint(ctx, id); err != nil {
 			return err
 		}
+		was := e.UpdatedAt
 		if err = s.apply(c, &e, now); err != nil {
 			return err
 		}
-		if err = tx.UpdateEndpoint(ctx, e); err != nil {
+		changed, err := tx.UpdateEndpoint(ctx, e, was)
+		switch {
+		case err != nil:
 			return err
+		case !changed:
+			return registry.ErrUnavailable // another change was faster, and this one may be tried again
 		}
 		return s.audit(ctx, tx, a, "webhook_changed", now, map[string]any{"webhook_id": id, "url": e.URL, "events": e.Events, "enabled": e.Enabled()})
 	})

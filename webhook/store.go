@@ -34,8 +34,9 @@ type EndpointTx interface {
 	// limit; it returns its number. ErrLimit.
 	InsertEndpoint(ctx context.Context, e Endpoint, limit int) (no int64, err error)
 	// UpdateEndpoint writes what people change: URL, description, events, and whether it
-	// is disabled, which forgets its failures when it is not.
-	UpdateEndpoint(ctx context.Context, e Endpoint) error
+	// is disabled, which forgets its failures when it is not; only while the endpoint was
+	// last changed at a time, so that nothing is undone that e was read before.
+	UpdateEndpoint(ctx context.Context, e Endpoint, was time.Time) (changed bool, err error)
 	// RotateSecret puts a sealed secret in the place of the one that signs, which signs
 	// too until a time.
 	RotateSecret(ctx context.Context, no int64, secret []byte, oldUntil, at time.Time) error
