@@ -114,6 +114,12 @@ func (a *App) buildDomains(ctx context.Context, c Config, o options, courier *ho
 
 // buildFaces makes what speaks MQTT and HTTP for the domains.
 func (a *App) buildFaces(c Config, o options, courier *hooks.Courier) error {
+	if err := a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
+		Root: topic.Root(c.TopicRoot), Logger: a.log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(), Video: a.media, Updates: a.rollouts,
+		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
+	})...); err != nil {
+		return err
+	}
 	a.handler = httpapi.New(
 		httpapi.Deps{
 			Registry: a.registry, Accounts: a.accounts, Rollouts: a.rollouts, Webhooks: a.webhooks, DataPlans: a.plans,
@@ -124,10 +130,7 @@ func (a *App) buildFaces(c Config, o options, courier *hooks.Courier) error {
 			Logger: a.log, Registerer: a.metrics, TrustedProxies: o.proxies,
 			AppLink: c.AppLinkURL, DeviceCAs: a.deviceCAs(), Limits: c.httpLimits(),
 		})
-	return a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
-		Root: topic.Root(c.TopicRoot), Logger: a.log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(), Video: a.media, Updates: a.rollouts,
-		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
-	})...)
+	return nil
 }
 
 // countAll exports what the domains and the process count.
