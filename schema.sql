@@ -641,6 +641,7 @@ CREATE TABLE carrier_effects (
     event_id TEXT NOT NULL,
     taken_at BIGINT NOT NULL
 );
+
 -- What a device's video is called at AWS. No two devices have the same stream, channel
 -- or thing: the people of one would watch the other.
 CREATE TABLE device_videos (
@@ -734,6 +735,7 @@ CREATE TABLE classification_days (
     PRIMARY KEY (device_no, day)
 );
 CREATE INDEX idx_classification_days_day ON classification_days (day);
+
 -- Firmware that devices may be updated to. A release never changes: what is wrong is
 -- withdrawn, and made anew.
 CREATE TABLE releases (

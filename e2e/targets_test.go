@@ -81,7 +81,7 @@ func TestLivePositionsOnDemand(t *testing.T) {
 	if took := time.Since(began); took < 1500*time.Millisecond {
 		t.Errorf("20 positions in %v: a device sends ten a second", took)
 	}
-	positions(500 * time.Millisecond) // on their way
+	positions(3 * time.Second) // on their way: it is told "off" three seconds after "on" at the earliest
 	if n := positions(time.Second); n != 0 {
 		t.Errorf("%d positions after the last look", n)
 	}

@@ -45,6 +45,10 @@ func MayRead(root topic.Root, name, deviceID string) bool {
 // be over its limit meanwhile.
 func ShortenExcess(hooks []mqtt.Hook, d time.Duration) { hooks[0].(*guard).excess = d }
 
+// ShortenLinger changes how soon after "on" a device is told "off". Nobody may be
+// connected yet.
+func ShortenLinger(c *Courier, d time.Duration) { c.targets.linger = d }
+
 // DownWindow is downWindow.
 const DownWindow = downWindow
 

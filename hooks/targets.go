@@ -25,6 +25,9 @@ const (
 	// watchRenew is the least time between two "on" over one connection of a device, when
 	// a look is renewed.
 	watchRenew = time.Minute
+	// watchLinger is the least time from "on" to "off": somebody who looks again and again
+	// must not keep a device busy with that.
+	watchLinger = 3 * time.Second
 	// watchRetry is when a device is told again that had no room for the message.
 	watchRetry = time.Second
 	// strayLimit is how long positions may come that nobody looks at until the device is
@@ -39,6 +42,7 @@ type targets struct {
 	device func(deviceID string) *session          // the live session of a device, or nil
 	send   func(device *session, on bool) error    // does not block
 	failed func(device *session, on bool, e error) // logs
+	linger time.Duration
 
 	mu      sync.Mutex
 	watched map[string]*watchedDevice // by device id; also those that have not heard "off" yet
@@ -207,15 +211,25 @@ func (t *targets) ready(device *session) {
 // of the device was told need not be taken back: a device begins with "off".
 func (t *targets) settle(id string, w *watchedDevice, asked bool) {
 	on, s := len(w.readers) > 0, t.device(id)
+	later := func(d time.Duration) {
+		if w.retry != nil {
+			w.retry.Stop()
+		}
+		w.retry = time.AfterFunc(d, func() { t.again(id, w) })
+	}
 	stop := func() {
 		if w.retry != nil {
 			w.retry.Stop()
 		}
 		delete(t.watched, id)
 	}
+	lingers := t.linger - t.now().Sub(w.at)
 	switch {
 	case !on && (s == nil || w.told != s):
 		stop()
+		return
+	case !on && lingers > 0:
+		later(lingers)
 		return
 	case s == nil, on && w.told == s && (!asked || t.now().Sub(w.at) < watchRenew):
 		return
@@ -227,10 +241,7 @@ func (t *targets) settle(id string, w *watchedDevice, asked bool) {
 	case err == nil:
 		stop()
 	case registry.KindOf(err) == registry.RateLimited: // it acknowledges slowly
-		if w.retry != nil {
-			w.retry.Stop()
-		}
-		w.retry = time.AfterFunc(watchRetry, func() { t.again(id, w) })
+		later(watchRetry)
 	default: // it hears when it subscribes, or not at all
 		if !errors.Is(err, registry.ErrOffline) {
 			t.failed(s, on, err)
@@ -286,6 +297,7 @@ func (c *Courier) liveDevice(deviceID string) *session {
 func (c *Courier) newTargets() *targets {
 	return &targets{
 		root: c.root, now: func() time.Time { return c.now() }, device: c.liveDevice, watched: map[string]*watchedDevice{},
+		linger: watchLinger,
 		send: func(s *session, on bool) error {
 			d, err := c.targetsCommand(on)
 			if err != nil {

@@ -193,6 +193,32 @@ func TestALookLapsesUnlessItIsRenewed(t *testing.T) {
 	})
 }
 
+// TestWhoLooksInALoopDoesNotWearADeviceOut: a viewer may do no more than look.
+func TestWhoLooksInALoopDoesNotWearADeviceOut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h, s := newHall(1), viewer(1)
+		h.linger = watchLinger
+		for range 1000 {
+			h.subscribed(s, []string{stream(1)})
+			time.Sleep(time.Millisecond)
+			h.unsubscribed(s, none)
+		}
+		synctest.Wait()
+		h.heard(t, "a thousand looks in a second", "1 true")
+		time.Sleep(watchLinger)
+		synctest.Wait()
+		h.heard(t, "then none", "1 false")
+		if len(h.watched) != 0 {
+			t.Errorf("%d devices are remembered", len(h.watched))
+		}
+		h.subscribed(s, []string{stream(1)})
+		time.Sleep(watchLinger)
+		h.heard(t, "one that is longer", "1 true")
+		h.unsubscribed(s, none)
+		h.heard(t, "its end", "1 false")
+	})
+}
+
 func TestADeviceIsToldWhenItHasRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, s := newHall(1), viewer(1)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/opticworks/devicecloud/firmware-sim/mqttwire"
 	"github.com/opticworks/devicecloud/hooks"
@@ -45,6 +46,7 @@ func told(t *testing.T, device *mqttwire.Client, d thing, on bool) {
 
 func TestADeviceSendsLivePositionsWhileSomebodyLooks(t *testing.T) {
 	c := newCloud(t)
+	hooks.ShortenLinger(c.courier, 200*time.Millisecond)
 	d := c.enroll()
 	ann, bob := c.login("ann", d), c.login("bob", d)
 	live := d.topic("targets/stream")

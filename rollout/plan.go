@@ -270,7 +270,8 @@ func (s *Service) Updates(ctx context.Context, a registry.Actor, id string, stat
 
 // SetSettings changes how a rollout goes. set gets what is and changes it. A finished
 // rollout whose share grows runs again. Errors: Invalid, ErrPercentShrinks,
-// ErrRolloutNotFound, ErrRolloutOver, ErrInsufficientRole, ErrInsufficientScope.
+// ErrReleaseWithdrawn, ErrRolloutNotFound, ErrRolloutOver, ErrInsufficientRole,
+// ErrInsufficientScope.
 func (s *Service) SetSettings(ctx context.Context, a registry.Actor, id string, set func(*Settings)) (Rollout, error) {
 	return s.steer(ctx, a, id, "rollout_changed", func(r *Rollout) error {
 		before := r.Settings
@@ -291,6 +292,9 @@ func (s *Service) SetSettings(ctx context.Context, a registry.Actor, id string, 
 			r.PlannedAfter = 0 // who was passed over may be in it now
 		}
 		if r.Status == Finished {
+			if !r.Release.WithdrawnAt.IsZero() {
+				return ErrReleaseWithdrawn
+			}
 			r.Status, r.FinishedAt = Running, time.Time{}
 		}
 		return nil

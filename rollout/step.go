@@ -31,6 +31,9 @@ const (
 	missRetry = 5 * time.Second
 	// paceWindow is how much of a rate that was not used may be made up for.
 	paceWindow = 2 * time.Second
+	// maxSkew is how far the clocks of two programs may differ while they share a rate. A
+	// rate that is used up for longer was so by a clock that has been put back since.
+	maxSkew = time.Minute
 )
 
 // walk is where the looks at waiting devices are; of one goroutine.
@@ -297,8 +300,10 @@ func (s *Service) tell(ctx context.Context, r Rollout, came []int64) error {
 	begin := r.PacedUntil
 	if earliest := now.Add(-max(interval, paceWindow)); begin.Before(earliest) {
 		begin = earliest
+	} else if begin.After(now.Add(maxSkew)) {
+		begin = now.Add(-interval) // one, from which the rate counts anew
 	}
-	room := int(now.Sub(begin) / interval)
+	room := max(0, int(now.Sub(begin)/interval))
 	var page, arrived []Update
 	behind := s.walk.behind[r.No]
 	err := s.view(ctx, func(tx Tx) (err error) {
@@ -326,7 +331,7 @@ func (s *Service) tell(ctx context.Context, r Rollout, came []int64) error {
 			if u.State != Waiting || u.Reason != reasonWeak {
 				settled = append(settled, u)
 			}
-		case len(turn) == room:
+		case len(turn) >= room:
 			return false
 		default:
 			turn = append(turn, u)

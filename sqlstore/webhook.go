@@ -106,23 +106,20 @@ func (t *tx) subscribe(ctx context.Context, no int64, events []string) error {
 }
 
 // UpdateEndpoint implements webhook.EndpointTx.
-func (t *tx) UpdateEndpoint(ctx context.Context, e webhook.Endpoint) error {
-	// First the row, so that two changes at once follow each other.
+func (t *tx) UpdateEndpoint(ctx context.Context, e webhook.Endpoint, was time.Time) (bool, error) {
 	changed, err := t.changes(ctx, `UPDATE webhook_endpoints SET url = $2, description = $3, disabled_at = $4, disabled_reason = $5,
 			failing_since = CASE WHEN disabled_at IS NOT NULL AND CAST($4 AS BIGINT) IS NULL THEN NULL ELSE failing_since END,
 			not_before = CASE WHEN disabled_at IS NOT NULL AND CAST($4 AS BIGINT) IS NULL THEN NULL ELSE not_before END,
 			updated_at = $6
-		WHERE endpoint_no = $1`, e.No, e.URL, e.Description, micros(e.DisabledAt), text(e.DisabledReason), micros(e.UpdatedAt))
-	if err == nil && !changed {
-		err = webhook.ErrNotFound
-	}
-	if err != nil {
-		return err
+		WHERE endpoint_no = $1 AND updated_at = $7`,
+		e.No, e.URL, e.Description, micros(e.DisabledAt), text(e.DisabledReason), micros(e.UpdatedAt), micros(was))
+	if err != nil || !changed {
+		return false, err
 	}
 	if _, err := t.exec(ctx, `DELETE FROM webhook_subscriptions WHERE endpoint_no = $1`, e.No); err != nil {
-		return err
+		return false, err
 	}
-	return t.subscribe(ctx, e.No, e.Events)
+	return true, t.subscribe(ctx, e.No, e.Events)
 }
 
 // RotateSecret implements webhook.EndpointTx.
@@ -237,14 +234,18 @@ type dueDelivery struct {
 	blocked time.Time // when an older one about the same device is due; zero: there is none
 }
 
-// takePage is how many due deliveries are looked at, at a time.
-const takePage = 64
+const (
+	// takePage is how many due deliveries are looked at, at a time.
+	takePage = 64
+	// takePages bounds a transaction: all others wait for SQLite's one writer.
+	takePages = 4
+)
 
 // TakeDeliveries implements webhook.DeliveryTx. What cannot be taken because an older one
 // waits is put off until that is due, or its lease ends, so that it is not looked at
 // again each time.
-func (t *tx) TakeDeliveries(ctx context.Context, endpointNo int64, now, until time.Time, limit int) (taken []webhook.Delivery, err error) {
-	for len(taken) < limit {
+func (t *tx) TakeDeliveries(ctx context.Context, endpointNo int64, now, until time.Time, limit int) (taken []webhook.Delivery, more bool, err error) {
+	for range takePages {
 		due, err := collect(ctx, t, `SELECT `+deliveryColumns+`, (SELECT o.due_at FROM webhook_deliveries o
 				WHERE o.endpoint_no = d.endpoint_no AND o.device_id = d.device_id AND o.status = 'waiting' AND o.event_id < d.event_id
 				ORDER BY o.event_id LIMIT 1)
@@ -253,11 +254,11 @@ func (t *tx) TakeDeliveries(ctx context.Context, endpointNo int64, now, until ti
 			return scan(append(deliveryDest(&d.Delivery), at(&d.blocked))...)
 		})
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		for _, d := range due {
 			if len(taken) == limit {
-				return taken, nil
+				return taken, true, nil
 			}
 			next, attempt := until, d.Attempt+1
 			if !d.blocked.IsZero() {
@@ -267,7 +268,7 @@ func (t *tx) TakeDeliveries(ctx context.Context, endpointNo int64, now, until ti
 				WHERE endpoint_no = $1 AND event_id = $2 AND status = 'waiting' AND attempt = $3 AND due_at <= $6`,
 				endpointNo, d.EventID, int64(d.Attempt), micros(next), int64(attempt), micros(now))
 			if err != nil {
-				return nil, err
+				return nil, false, err
 			}
 			if changed && d.blocked.IsZero() {
 				d.Attempt, d.DueAt = attempt, next
@@ -275,10 +276,10 @@ func (t *tx) TakeDeliveries(ctx context.Context, endpointNo int64, now, until ti
 			}
 		}
 		if len(due) < takePage {
-			break
+			return taken, false, nil
 		}
 	}
-	return taken, nil
+	return taken, true, nil
 }
 
 func maxTime(a, b time.Time) time.Time {

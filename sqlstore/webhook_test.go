@@ -57,7 +57,7 @@ func (s *store) happen(devices ...string) {
 func (s *store) takes(no int64, now, until time.Time, limit int) (list []webhook.Delivery, names []string) {
 	s.t.Helper()
 	s.hooks(func(ctx context.Context, tx webhook.Tx) (err error) {
-		list, err = tx.TakeDeliveries(ctx, no, now, until, limit)
+		list, _, err = tx.TakeDeliveries(ctx, no, now, until, limit)
 		return err
 	})
 	for _, d := range list {
@@ -147,7 +147,19 @@ func TestEndpoints(t *testing.T) {
 		equal(t, "disabled", read(), e)
 
 		e.URL, e.Description, e.Events, e.DisabledAt, e.DisabledReason, e.UpdatedAt = "https://example.org", "ours", []string{registry.EventShared}, time.Time{}, "", after(9)
-		s.hooks(func(ctx context.Context, tx webhook.Tx) error { return tx.UpdateEndpoint(ctx, e) })
+		s.hooks(func(ctx context.Context, tx webhook.Tx) error {
+			for _, c := range []struct {
+				was  time.Time
+				want bool
+			}{{after(1), false}, {after(8), true}} { // as it was before it was disabled, and as it is
+				changed, err := tx.UpdateEndpoint(ctx, e, c.was)
+				if err != nil {
+					return err
+				}
+				equal(t, "changed", changed, c.want)
+			}
+			return nil
+		})
 		e.FailingSince, e.NotBefore = time.Time{}, time.Time{}
 		equal(t, "enabled again", read(), e)
 		s.hooks(func(ctx context.Context, tx webhook.Tx) error {
@@ -233,8 +245,20 @@ func TestALongQueueBehindOneDeviceHoldsUpNobody(t *testing.T) {
 			devices[i] = "a"
 		}
 		s.happen(append(devices, "b")...)
-		_, names := s.takes(e.No, after(1000), after(1030), 8)
-		equal(t, "taken", names, []string{"1#1", "301#1"})
+		var taken []string
+		rounds := 0
+		for more := true; more; rounds++ {
+			s.hooks(func(ctx context.Context, tx webhook.Tx) (err error) {
+				var list []webhook.Delivery
+				list, more, err = tx.TakeDeliveries(ctx, e.No, after(1000), after(1030), 8)
+				for _, d := range list {
+					taken = append(taken, fmt.Sprintf("%d#%d", d.EventID, d.Attempt))
+				}
+				return err
+			})
+		}
+		equal(t, "taken", taken, []string{"1#1", "301#1"})
+		equal(t, "transactions, none of them long", rounds, 2)
 		s.hooks(func(ctx context.Context, tx webhook.Tx) error {
 			due, err := tx.DueEndpoints(ctx, after(1001))
 			equal(t, "due endpoints", len(due), 0)
@@ -262,7 +286,7 @@ func TestTwoProgramsNeverTakeTheSameAttempt(t *testing.T) {
 			wg.Go(func() {
 				for range 8 {
 					err := db.Webhooks().InTx(t.Context(), func(tx webhook.Tx) error {
-						list, err := tx.TakeDeliveries(t.Context(), e.No, after(1000), after(1030), 8)
+						list, _, err := tx.TakeDeliveries(t.Context(), e.No, after(1000), after(1030), 8)
 						for _, d := range list {
 							taken <- fmt.Sprint(d.EventID, "#", d.Attempt)
 						}

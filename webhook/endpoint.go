@@ -36,6 +36,15 @@ type Endpoint struct {
 // Enabled reports whether events are kept for it and sent.
 func (e Endpoint) Enabled() bool { return e.DisabledAt.IsZero() }
 
+// shown is the URL as it is audited: without its query, which may be what lets us in.
+func (e Endpoint) shown() string {
+	before, _, has := strings.Cut(e.URL, "?")
+	if has {
+		return before + "?[redacted]"
+	}
+	return before
+}
+
 // DisabledReason is why an endpoint is disabled.
 type DisabledReason string
 
@@ -177,7 +186,7 @@ func (s *Service) Create(ctx context.Context, a registry.Actor, c Change) (Endpo
 		if e.No, err = tx.InsertEndpoint(ctx, e, maxEndpoints); err != nil {
 			return err
 		}
-		return s.audit(ctx, tx, a, "webhook_created", now, map[string]any{"webhook_id": e.ID, "url": e.URL, "events": e.Events})
+		return s.audit(ctx, tx, a, "webhook_created", now, map[string]any{"webhook_id": e.ID, "url": e.shown(), "events": e.Events})
 	})
 	if err != nil {
 		return Endpoint{}, Secret{}, err
@@ -212,7 +221,7 @@ func (s *Service) Endpoint(ctx context.Context, a registry.Actor, id string) (e 
 }
 
 // Update changes an endpoint. To enable one forgets its failures, and what waited at it
-// is sent. Errors: Invalid, and those of [Service.Endpoint].
+// is sent. Errors: Invalid, ErrUnavailable, and those of [Service.Endpoint].
 func (s *Service) Update(ctx context.Context, a registry.Actor, id string, c Change) (e Endpoint, err error) {
 	if err := manager(a); err != nil {
 		return Endpoint{}, err
@@ -222,13 +231,18 @@ func (s *Service) Update(ctx context.Context, a registry.Actor, id string, c Cha
 		if e, err = tx.Endpoint(ctx, id); err != nil {
 			return err
 		}
+		was := e.UpdatedAt
 		if err = s.apply(c, &e, now); err != nil {
 			return err
 		}
-		if err = tx.UpdateEndpoint(ctx, e); err != nil {
+		changed, err := tx.UpdateEndpoint(ctx, e, was)
+		switch {
+		case err != nil:
 			return err
+		case !changed:
+			return registry.ErrUnavailable // another change was faster, and this one may be tried again
 		}
-		return s.audit(ctx, tx, a, "webhook_changed", now, map[string]any{"webhook_id": id, "url": e.URL, "events": e.Events, "enabled": e.Enabled()})
+		return s.audit(ctx, tx, a, "webhook_changed", now, map[string]any{"webhook_id": id, "url": e.shown(), "events": e.Events, "enabled": e.Enabled()})
 	})
 	return e, err
 }
@@ -282,7 +296,7 @@ func (s *Service) Delete(ctx context.Context, a registry.Actor, id string) error
 		if err != nil {
 			return err
 		}
-		return s.audit(ctx, tx, a, "webhook_deleted", s.now(), map[string]any{"webhook_id": id, "url": e.URL})
+		return s.audit(ctx, tx, a, "webhook_deleted", s.now(), map[string]any{"webhook_id": id, "url": e.shown()})
 	})
 }
 

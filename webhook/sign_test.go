@@ -143,6 +143,33 @@ func TestSecretsHideThemselves(t *testing.T) {
 	})
 }
 
+// TestTheAuditTrailHasNoSecretOfAURL: who may read the trail may not manage webhooks.
+func TestTheAuditTrailHasNoSecretOfAURL(t *testing.T) {
+	inBubble(t, time.Second, func(h *house) {
+		e, _ := h.register(here+"in?token=canary", registry.EventOnline)
+		enabled := false
+		if _, err := h.Update(context.Background(), admin, e.ID, webhook.Change{Enabled: &enabled}); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.Delete(context.Background(), admin, e.ID); err != nil {
+			t.Fatal(err)
+		}
+		var trail []registry.AuditEvent
+		err := h.db.Registry().View(context.Background(), func(tx registry.Tx) (err error) {
+			trail, err = tx.Audit(context.Background(), registry.AuditFilter{Limit: 10})
+			return err
+		})
+		if err != nil || len(trail) != 3 {
+			t.Fatalf("%d rows, %v", len(trail), err)
+		}
+		for _, row := range trail {
+			if got := row.Data["url"]; got != here+"in?[redacted]" {
+				t.Errorf("%s says %v", row.Event, got)
+			}
+		}
+	})
+}
+
 func TestIDs(t *testing.T) {
 	for _, n := range []int64{1, 42, 1 << 40, 1<<63 - 1} {
 		id := webhook.Delivery{EventID: n}.ID()

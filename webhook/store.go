@@ -34,8 +34,9 @@ type EndpointTx interface {
 	// limit; it returns its number. ErrLimit.
 	InsertEndpoint(ctx context.Context, e Endpoint, limit int) (no int64, err error)
 	// UpdateEndpoint writes what people change: URL, description, events, and whether it
-	// is disabled, which forgets its failures when it is not.
-	UpdateEndpoint(ctx context.Context, e Endpoint) error
+	// is disabled, which forgets its failures when it is not; only while the endpoint was
+	// last changed at a time, so that nothing is undone that e was read before.
+	UpdateEndpoint(ctx context.Context, e Endpoint, was time.Time) (changed bool, err error)
 	// RotateSecret puts a sealed secret in the place of the one that signs, which signs
 	// too until a time.
 	RotateSecret(ctx context.Context, no int64, secret []byte, oldUntil, at time.Time) error
@@ -68,8 +69,9 @@ type DeliveryTx interface {
 	DueEndpoints(ctx context.Context, at time.Time) ([]Endpoint, error)
 	// TakeDeliveries takes at most limit deliveries of an endpoint that are due, each the
 	// first that waits about its device, and leases them until a time: their attempt has
-	// grown by one, which nobody else's has.
-	TakeDeliveries(ctx context.Context, endpointNo int64, now, until time.Time, limit int) ([]Delivery, error)
+	// grown by one, which nobody else's has. more says that others may be due that it has
+	// not looked at: what waits behind older ones can be very long.
+	TakeDeliveries(ctx context.Context, endpointNo int64, now, until time.Time, limit int) (list []Delivery, more bool, err error)
 	// FinishDelivery writes the result of the attempt, unless the lease has run out and
 	// somebody else has begun another, and calls the next one about the device forward
 	// when d has ended. changed says whether it did.

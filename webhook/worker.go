@@ -125,8 +125,9 @@ func (w *worker) lane(ctx context.Context, id string, no int64) (err error) {
 		}
 	}()
 	for {
+		more := false // there may be others that could fly now
 		if ctx.Err() == nil && flying < laneWidth {
-			e, list, err := w.take(ctx, id, no, laneWidth-flying)
+			e, list, rest, err := w.take(ctx, id, no, laneWidth-flying)
 			if err != nil {
 				return err
 			}
@@ -134,8 +135,12 @@ func (w *worker) lane(ctx context.Context, id string, no int64) (err error) {
 				flying++
 				go func() { done <- attempted{d, w.attempt(e, d)} }()
 			}
+			more = rest && flying < laneWidth
 		}
-		if flying == 0 {
+		switch {
+		case more && len(done) == 0:
+			continue
+		case flying == 0:
 			return nil
 		}
 		group := []attempted{<-done}
@@ -149,21 +154,21 @@ func (w *worker) lane(ctx context.Context, id string, no int64) (err error) {
 	}
 }
 
-// take leases deliveries of an endpoint that may be called.
-func (w *worker) take(ctx context.Context, id string, no int64, limit int) (e Endpoint, list []Delivery, err error) {
+// take leases deliveries of an endpoint that may be called; see [DeliveryTx].
+func (w *worker) take(ctx context.Context, id string, no int64, limit int) (e Endpoint, list []Delivery, more bool, err error) {
 	now := w.now()
 	err = w.store.InTx(ctx, func(tx Tx) (err error) {
-		list = nil
+		list, more = nil, false
 		if e, err = tx.Endpoint(ctx, id); err != nil || !e.Enabled() || e.NotBefore.After(now) {
 			return err
 		}
-		list, err = tx.TakeDeliveries(ctx, no, now, now.Add(lease), limit)
+		list, more, err = tx.TakeDeliveries(ctx, no, now, now.Add(lease), limit)
 		return err
 	})
 	if errors.Is(err, ErrNotFound) {
 		err = nil // it was deleted
 	}
-	return e, list, err
+	return e, list, more, err
 }
 
 // attempt sends a delivery.

@@ -386,6 +386,27 @@ func TestAReceiverThatHangsHoldsUpNobodyElse(t *testing.T) {
 	})
 }
 
+// TestALongQueueOfADeviceHoldsUpNobodyElse has more of it than one transaction looks at.
+func TestALongQueueOfADeviceHoldsUpNobodyElse(t *testing.T) {
+	inBubble(t, 500*time.Millisecond, func(h *house) {
+		h.answers[here] = func(_ int, m webhook.Message) webhook.Result {
+			if strings.Contains(m.Body, `"device_id":"a"`) {
+				return hang
+			}
+			return webhook.Result{Status: 200}
+		}
+		h.register(here, registry.EventOnline)
+		for range 600 {
+			h.emit(registry.EventOnline, "a", nil)
+		}
+		h.emit(registry.EventOnline, "b", nil)
+		h.wait(time.Second)
+		if n := len(h.attempts(here)); n != 2 {
+			t.Errorf("%d attempts, want the first of one device and the only one of the other", n)
+		}
+	})
+}
+
 func TestTheOrderOfADeviceIsKept(t *testing.T) {
 	inBubble(t, time.Second, func(h *house) {
 		var mu sync.Mutex

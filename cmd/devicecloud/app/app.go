@@ -12,18 +12,14 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/opticworks/devicecloud/account"
 	"github.com/opticworks/devicecloud/broker"
 	"github.com/opticworks/devicecloud/dataplan"
-	"github.com/opticworks/devicecloud/hooks"
-	"github.com/opticworks/devicecloud/httpapi"
 	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
-	"github.com/opticworks/devicecloud/topic"
 	"github.com/opticworks/devicecloud/webhook"
 )
 
@@ -85,133 +81,6 @@ func New(ctx context.Context, c Config, log *slog.Logger) (*App, error) {
 		return nil, errors.Join(err, a.standins.Close())
 	}
 	return a, nil
-}
-
-// build is New behind the stand-ins, which have changed the configuration.
-func (a *App) build(ctx context.Context, c Config) error {
-	log := a.log
-	if err := errors.Join(
-		a.metrics.Register(collectors.NewGoCollector()),
-		a.metrics.Register(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})),
-	); err != nil {
-		return err
-	}
-	if err := a.loadTLS(); err != nil {
-		return err
-	}
-	keys, err := c.signingKeys()
-	if err != nil {
-		return err
-	}
-	regOptions, err := c.registryOptions(log)
-	if err != nil {
-		return err
-	}
-	hookOptions, err := c.webhookOptions(regOptions, log)
-	if err != nil {
-		return err
-	}
-	proxies, err := c.trustedProxies()
-	if err != nil {
-		return err
-	}
-	staff, err := c.staffProvider(log)
-	if err != nil {
-		return err
-	}
-
-	providers, err := c.providers(log)
-	if err != nil {
-		return err
-	}
-	mailer, err := c.mailer()
-	if err != nil {
-		return err
-	}
-
-	cloud, err := c.cloud(ctx)
-	if err != nil {
-		return err
-	}
-
-	a.db, err = sqlstore.Open(ctx, c.DatabaseURL.Reveal(), sqlstore.Options{Logger: log})
-	if err != nil {
-		return err
-	}
-	a.broker, err = broker.New(broker.Options{
-		TLSAddr: c.MQTTTLSAddr, PlainAddr: c.MQTTAddr, TLS: a.tls, Limits: c.brokerLimits(), Logger: log, Registerer: a.metrics,
-	})
-	if err != nil {
-		return closeAll(err, a.db.Close)
-	}
-	root := topic.Root(c.TopicRoot)
-	courier := hooks.NewCourier(a.broker.Server(), root, log)
-	a.registry = registry.New(a.db.Registry(), courier, regOptions)
-	a.webhooks = webhook.New(a.db.Webhooks(), a.registry, hookOptions)
-	a.accounts, err = account.New(a.db.Accounts(), a.registry, account.Options{
-		SigningKey: keys[0], MoreKeys: keys[1:], ReloadKeys: c.reloadSigningKeys(), NextID: regOptions.NextID, Dev: c.Dev,
-		AccessTTL: c.AccessTTL, Providers: providers, Mailer: mailer, LinkPage: c.linkPage(), Logger: log,
-		Sealer: regOptions.Sealer, StaffProvider: staff, StaffGroups: c.staffGroups(),
-	})
-	if err != nil {
-		return errors.Join(err, a.Close())
-	}
-	planOptions := c.dataplanOptions(log, regOptions.NextID)
-	if err := c.carrier(&planOptions); err != nil {
-		return errors.Join(err, a.Close())
-	}
-	a.plans = dataplan.New(a.db.DataPlans(), a.registry, planOptions)
-	plans, err := c.dataPlans()
-	if err == nil && plans != nil {
-		err = a.plans.LoadPlans(ctx, plans)
-	}
-	if err != nil {
-		return errors.Join(err, a.Close())
-	}
-	a.media = media.New(a.db.Media(), a.registry, media.Options{
-		Cloud: cloud, IoT: media.IoT{Endpoint: c.AWSIoTEndpoint, RoleAlias: c.AWSIoTRoleAlias}, OwnCredentials: c.AWSOwnCredentials,
-		NextID: regOptions.NextID, Logger: log,
-	})
-	a.rollouts = rollout.New(a.db.Rollouts(), a.registry, courier, rollout.Options{
-		NodeID: c.NodeID, Root: root, NextID: regOptions.NextID, Logger: log,
-	})
-	err = a.broker.Use(hooks.All(courier, a.registry, a.accounts, hooks.Options{
-		Root: root, Logger: log, Registerer: a.metrics, DeviceCAs: a.deviceCAs(), Video: a.media, Updates: a.rollouts,
-		Limits: c.deviceLimits(), OfflineThreshold: c.offlineThreshold(),
-	})...)
-	if err == nil {
-		err = errors.Join(
-			a.metrics.Register(newRegistryCollector(a.registry.Counters())),
-			a.metrics.Register(newDataPlanCollector(a.plans.Counters())),
-			a.metrics.Register(newWebhookCollector(a.webhooks.Counters())),
-		)
-	}
-	if err != nil {
-		return errors.Join(err, a.Close())
-	}
-	if a.classifier, err = c.newClassifier(ctx, a.media, a.db, regOptions, log); err == nil {
-		a.ingestor, err = c.newIngestor(a.db, a.registry, a.classifier, regOptions, log)
-	}
-	if err == nil {
-		err = a.metrics.Register(newEventCollector(a.ingestor.Counters(), a.classifier.Counters()))
-	}
-	if err != nil {
-		return errors.Join(err, a.Close())
-	}
-	a.handler = httpapi.New(
-		httpapi.Deps{
-			Registry: a.registry, Accounts: a.accounts,
-			Rollouts:  a.rollouts,
-			Webhooks:  a.webhooks,
-			DataPlans: a.plans,
-			Media:     a.media, Ingestor: a.ingestor, Classifier: a.classifier,
-			WebSocket: a.broker.WebSocket(), Ready: a.readiness,
-		},
-		httpapi.Options{
-			Logger: log, Registerer: a.metrics, TrustedProxies: proxies,
-			AppLink: c.AppLinkURL, DeviceCAs: a.deviceCAs(), Limits: c.httpLimits(),
-		})
-	return nil
 }
 
 // Ready is closed when every listener is open.
@@ -282,7 +151,6 @@ func (a *App) Run(ctx context.Context) error {
 	})
 	background.Go(func() { a.accounts.Run(work) })
 	background.Go(func() { a.plans.RunFulfilment(work) })
-
 	background.Go(func() { a.plans.Run(work) })
 	background.Go(func() { a.ingestor.Run(work) })
 	background.Go(func() { a.rollouts.Run(work) })

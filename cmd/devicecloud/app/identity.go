@@ -16,6 +16,7 @@ import (
 	"github.com/opticworks/devicecloud/account"
 	"github.com/opticworks/devicecloud/partner/idp"
 	"github.com/opticworks/devicecloud/partner/mail"
+	"github.com/opticworks/devicecloud/registry"
 )
 
 // The names of providers as an app gives them. [contracts C.1]
@@ -235,6 +236,26 @@ func (c *Config) mailer() (account.Mailer, error) {
 		return mail.NewOutbox(filepath.Join(c.DataDir, "outbox"), from, nil)
 	}
 	return nil, nil
+}
+
+// accountOptions are the options of accounts; ids and the key are the registry's.
+func (c *Config) accountOptions(reg registry.Options, log *slog.Logger) (account.Options, error) {
+	keys, err := c.signingKeys()
+	if err != nil {
+		return account.Options{}, err
+	}
+	o := account.Options{
+		SigningKey: keys[0], MoreKeys: keys[1:], ReloadKeys: c.reloadSigningKeys(), NextID: reg.NextID, Dev: c.Dev,
+		AccessTTL: c.AccessTTL, LinkPage: c.linkPage(), Logger: log, Sealer: reg.Sealer, StaffGroups: c.staffGroups(),
+	}
+	if o.StaffProvider, err = c.staffProvider(log); err != nil {
+		return account.Options{}, err
+	}
+	if o.Providers, err = c.providers(log); err != nil {
+		return account.Options{}, err
+	}
+	o.Mailer, err = c.mailer()
+	return o, err
 }
 
 // linkPage is the page that a mailed link opens.

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"regexp"
 
 	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/partner/kvs"
+	"github.com/opticworks/devicecloud/registry"
 )
 
 var (
@@ -76,4 +78,13 @@ func (c *Config) cloud(ctx context.Context) (media.Cloud, error) {
 		return nil, fmt.Errorf("the settings of AWS: %w", err)
 	}
 	return cloud, nil
+}
+
+// mediaOptions are the options of video; ids are the registry's.
+func (c *Config) mediaOptions(ctx context.Context, reg registry.Options, log *slog.Logger) (media.Options, error) {
+	cloud, err := c.cloud(ctx)
+	return media.Options{
+		Cloud: cloud, IoT: media.IoT{Endpoint: c.AWSIoTEndpoint, RoleAlias: c.AWSIoTRoleAlias}, OwnCredentials: c.AWSOwnCredentials,
+		NextID: reg.NextID, Logger: log,
+	}, err
 }
