@@ -24,8 +24,11 @@ import (
 var postgres pgtest.Fixture
 
 func TestMain(m *testing.M) {
-	// Each check commits a dozen times: a hundred of them on two engines take minutes.
-	if err := flag.Set("rapid.checks", "20"); err != nil {
+	if os.Getenv(childURL) != "" {
+		child()
+	}
+	// Each check commits a dozen times, for each of thirty stories, on two engines.
+	if err := flag.Set("rapid.checks", "8"); err != nil {
 		panic(err)
 	}
 	os.Exit(postgres.Run(m))
@@ -417,7 +420,9 @@ func (x events) returned(outTradeNo string) dataplan.Notice {
 }
 
 // renewal is what the carrier calls the order of the n-th month.
-func (x events) renewal(n int) string { return dataplan.RenewalName(x.p.ID, fmt.Sprintf("in_%d_%s", n, x.p.ID)) }
+func (x events) renewal(n int) string {
+	return dataplan.RenewalName(x.p.ID, fmt.Sprintf("in_%d_%s", n, x.p.ID))
+}
 
 func (x events) subscription(over bool) dataplan.Event {
 	e := x.event(fmt.Sprintf("customer.subscription.%v", over), dataplan.SubscriptionChanged, 5*time.Minute)

@@ -316,7 +316,20 @@ func TestRefusedOrdersAreRetried(t *testing.T) {
 		}
 		w.begin(sim)
 
-		// The carrier refuses, and has it after all: its report repairs what has failed.
+		// The carrier refuses, and has it after all: it is asked before it is ordered again.
+		device = w.device()
+		late := w.sim(device).ICCID
+		second := w.paid(device, late)
+		w.refuseNext(t, second)
+		if _, err := w.ask.Order(t.Context(), dataplan.CarrierOrder{ICCID: late, PackageCode: plan.CarrierPackage, OutTradeNo: second}); err != nil {
+			t.Fatal(err)
+		}
+		if err := retry(second); err != nil {
+			t.Fatal(err)
+		}
+		w.through(t, second)
+
+		// ...or its report repairs what has failed.
 		device = w.device()
 		third := w.paid(device, w.sim(device).ICCID)
 		w.refuseNext(t, third)
