@@ -598,25 +598,36 @@ CREATE TABLE sim_cards (
     alert_at     BIGINT,
     refreshed_at BIGINT,           -- when the carrier was asked last
     created_at   BIGINT NOT NULL,
-    updated_at   BIGINT NOT NULL
+    updated_at   BIGINT NOT NULL,
+    stopped_at   BIGINT            -- when the carrier last stopped it
 );
 CREATE UNIQUE INDEX idx_sims_eid ON sim_cards (eid) WHERE eid IS NOT NULL;
 CREATE UNIQUE INDEX idx_sims_imsi ON sim_cards (imsi) WHERE imsi IS NOT NULL;
 CREATE INDEX idx_sims_refreshed ON sim_cards (refreshed_at) WHERE device_no IS NOT NULL;
 
--- Orders at the carrier, one for each purchase. A request that may have arrived has
--- sent_at: before another one the carrier is asked what it has. [contracts E.4]
-CREATE TABLE carrier_orders (
-    purchase_id TEXT PRIMARY KEY REFERENCES data_plan_purchases (purchase_id),
-    iccid       TEXT NOT NULL,
+-- Orders at the carrier, one for each payment: a purchase's own, and one for each further
+-- period of a subscription. A request that may have arrived has sent_at: before another
+-- one the carrier is asked what it has. [contracts E.4]
+CREATE TABLE package_orders (
+    out_trade_no     TEXT PRIMARY KEY CHECK (length(out_trade_no) <= 32),  -- what the carrier calls it
+    purchase_id      TEXT NOT NULL REFERENCES data_plan_purchases (purchase_id),
+    invoice_id       TEXT UNIQUE,                 -- of the period; null: the purchase's own
+    starts_at        BIGINT NOT NULL DEFAULT 0,   -- of the period; 0: the purchase's own
+    iccid            TEXT NOT NULL,               -- "": not ordered yet
+    carrier_order_id TEXT,
     attempts    INTEGER NOT NULL DEFAULT 0,  -- requests that were sent, or may have been
     sent_at     BIGINT,                      -- of the last of them
     due_at      BIGINT NOT NULL,             -- when it is looked at next
     lease_until BIGINT NOT NULL,             -- somebody works on it until then
     taken_at    BIGINT,                      -- the carrier has the order
+    began_at         BIGINT,                      -- the carrier's package runs since
+    failed_at        BIGINT,                      -- the carrier refused the order
     refunded_at BIGINT,                      -- the carrier gave the money back
     problem     TEXT                         -- what went wrong last
 );
+CREATE INDEX idx_package_orders_purchase ON package_orders (purchase_id);
+CREATE INDEX idx_package_orders_carrier ON package_orders (carrier_order_id);
+CREATE INDEX idx_package_orders_renewals ON package_orders (due_at) WHERE invoice_id IS NOT NULL AND began_at IS NULL AND failed_at IS NULL;
 
 -- The carrier's notifications that were taken, so that a duplicate has no effect.
 -- [contracts E.3]

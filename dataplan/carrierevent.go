@@ -301,18 +301,15 @@ func (w *noticeWork) tell(sim SIM, alert, left string) error {
 func (w *noticeWork) ordered() (NoticeOutcome, error) {
 	matched := false
 	for _, o := range w.n.Orders {
-		p, ok, err := w.tx.PurchaseByOrder(w.ctx, o.OutTradeNo, o.OrderID)
+		p, attempt, ok, err := w.named(o.OutTradeNo, o.OrderID, o.ICCID)
 		if err != nil {
 			return "", err
 		}
-		if !ok || o.ICCID != "" && p.ICCID != "" && o.ICCID != p.ICCID {
+		if !ok {
 			continue
 		}
 		matched = true
-		if !slices.Contains([]Status{Paid, PendingAssignment, Ordering}, p.Stage) {
-			continue // it is further already
-		}
-		if err := w.recordOrder(w.ctx, w.tx, &p, o.OrderID, "reported by the carrier"); err != nil {
+		if err := w.recordOrder(w.ctx, w.tx, &p, &attempt, o.OrderID, "reported by the carrier"); err != nil {
 			return "", err
 		}
 	}
@@ -322,8 +319,23 @@ func (w *noticeWork) ordered() (NoticeOutcome, error) {
 	return OutcomeHandled, nil
 }
 
-// effective: a package began. The purchase is found by the order's name, or else it is
-// the oldest of this SIM and package that waits.
+// named finds an order by its names, and its purchase; ok is false for one of another SIM.
+func (w *noticeWork) named(outTradeNo, orderID string, iccid ICCID) (p Purchase, o OrderAttempt, ok bool, err error) {
+	if o, ok, err = w.tx.OrderByName(w.ctx, outTradeNo, orderID); err != nil || !ok {
+		return p, o, false, err
+	}
+	if p, err = w.tx.Purchase(w.ctx, o.PurchaseID); err != nil {
+		return p, o, false, err
+	}
+	of := o.ICCID
+	if of == "" {
+		of = p.ICCID
+	}
+	return p, o, iccid == "" || of == "" || iccid == of, nil
+}
+
+// effective: a package began. It is found by the order's name, or else it is the oldest
+// of this SIM and package that waits.
 func (w *noticeWork) effective() (NoticeOutcome, error) {
 	sim, known, err := w.sim()
 	if err != nil {
@@ -333,56 +345,78 @@ func (w *noticeWork) effective() (NoticeOutcome, error) {
 	if known {
 		iccid = sim.ICCID
 	}
-	p, ok, err := w.tx.PurchaseByOrder(w.ctx, w.n.OutTradeNo, w.n.OrderID)
-	if err == nil && !ok && w.n.OutTradeNo == "" && iccid != "" {
-		p, ok, err = w.waitingFor(iccid)
+	p, o, ok, err := w.named(w.n.OutTradeNo, w.n.OrderID, iccid)
+	if err == nil && !ok && o.OutTradeNo == "" && w.n.OutTradeNo == "" && iccid != "" {
+		p, o, ok, err = w.waitingFor(iccid)
 	}
 	if err != nil {
 		return "", err
 	}
-	if !ok || iccid != "" && p.ICCID != "" && p.ICCID != iccid {
+	if !ok {
 		return OutcomeUnmatched, nil
+	}
+	if o.OrderID == "" {
+		o.OrderID = w.n.OrderID
 	}
 	order := w.n.OrderID
 	if order == "" {
-		order = p.OutTradeNo
+		order = o.OutTradeNo
 	}
 	first, err := w.tx.TakeCarrierEffect(w.ctx, "effective:"+string(p.ICCID)+":"+order, w.n.ID, w.now())
 	if err != nil {
 		return "", err
 	}
-	if !first || p.Stage == Active {
+	if !first || !o.BeganAt.IsZero() {
 		return OutcomeRepeated, nil
 	}
-	if p.CarrierOrderID == "" {
-		p.CarrierOrderID = w.n.OrderID
-	}
-	allowed := p.mayMove(Active)
-	if err := w.activate(w.ctx, w.tx, &p, w.n.At, "the carrier reports that the package runs"); err != nil {
+	if err := w.began(w.ctx, w.tx, &p, &o, w.n.At, "the carrier reports that the package runs"); err != nil {
 		return "", err
 	}
-	if !allowed {
-		return OutcomeRefused, nil
+	if p.Stage != Active && p.Stage != Expired {
+		return OutcomeRefused, nil // it counts when it is paid
 	}
 	return OutcomeHandled, nil
 }
 
-func (w *noticeWork) waitingFor(iccid ICCID) (Purchase, bool, error) {
+// signedWithin is how far the carrier's clock may be from ours.
+const signedWithin = time.Minute
+
+func (w *noticeWork) waitingFor(iccid ICCID) (p Purchase, o OrderAttempt, ok bool, err error) {
 	list, err := w.tx.PurchasesOfSIM(w.ctx, iccid)
 	if err != nil {
-		return Purchase{}, false, err
+		return p, o, false, err
 	}
 	for _, stage := range []Status{Ordering, Paid} {
 		for _, p := range list {
 			if p.Stage == stage && (w.n.PackageCode == "" || w.n.PackageCode == p.Plan.CarrierPackage) {
-				return p, true, nil
+				o, _, err := w.tx.OrderByName(w.ctx, p.OutTradeNo, "")
+				return p, o, err == nil, err
 			}
 		}
 	}
-	return Purchase{}, false, nil
+	renewals, err := w.tx.OpenRenewals(w.ctx, iccid)
+	if err != nil {
+		return p, o, false, err
+	}
+	for _, o := range renewals {
+		if p, err = w.tx.Purchase(w.ctx, o.PurchaseID); err != nil {
+			return p, o, false, err
+		}
+		since := o.StartsAt
+		if o.SentAt.After(since) {
+			since = o.SentAt
+		}
+		if w.n.At.Before(since.Add(-signedWithin)) {
+			continue // it tells of the package before
+		}
+		if w.n.PackageCode == "" || w.n.PackageCode == p.Plan.CarrierPackage {
+			return p, o, true, nil
+		}
+	}
+	return Purchase{}, OrderAttempt{}, false, nil
 }
 
-// stopped: the carrier stopped a SIM; what ran on it has ended.
+// stopped: the carrier stopped a SIM; what had begun on it until then has ended.
 func (w *noticeWork) stopped() (NoticeOutcome, error) {
 	sim, ok, err := w.sim()
 	switch {
@@ -390,22 +424,34 @@ func (w *noticeWork) stopped() (NoticeOutcome, error) {
 		return "", err
 	case !ok:
 		return OutcomeUnmatched, nil
-	case w.n.At.Before(sim.StatusAt):
-		return OutcomeStale, nil // a package has begun since
 	}
 	list, err := w.tx.PurchasesOfSIM(w.ctx, sim.ICCID)
 	if err != nil {
 		return "", err
 	}
+	stale := w.n.At.Before(sim.StatusAt) // a package has begun since, or something else was said
 	now := w.now()
-	sim.Status, sim.StatusAt, sim.UpdatedAt = SIMSuspended, w.n.At, now
-	if !sim.PlanEndsAt.IsZero() && !sim.PlanEndsAt.After(now) {
-		sim.Status = SIMExpired
+	if w.n.At.After(sim.StoppedAt) {
+		sim.StoppedAt = w.n.At // also when what had begun until then is reported later
+	}
+	if !stale {
+		sim.Status, sim.StatusAt, sim.UpdatedAt = SIMSuspended, w.n.At, now
+		if !sim.PlanEndsAt.IsZero() && !sim.PlanEndsAt.After(now) {
+			sim.Status = SIMExpired
+		}
 	}
 	for _, p := range list {
 		if p.Stage != Active {
 			continue
 		}
+		last, err := lastBegan(w.ctx, w.tx, p, sim.ICCID)
+		if err != nil {
+			return "", err
+		}
+		if last.After(w.n.At) {
+			continue
+		}
+		stale = false
 		if _, err := w.advance(w.ctx, w.tx, w.a, &p, Expired, "the carrier stopped the SIM"); err != nil {
 			return "", err
 		}
@@ -413,12 +459,15 @@ func (w *noticeWork) stopped() (NoticeOutcome, error) {
 	if err := w.tx.UpdateSIM(w.ctx, sim); err != nil {
 		return "", err
 	}
+	if stale {
+		return OutcomeStale, nil
+	}
 	return OutcomeHandled, w.tell(sim, "stopped", "")
 }
 
 // refunded: the carrier gave the money for a package back, and with it the service ends.
 func (w *noticeWork) refunded() (NoticeOutcome, error) {
-	p, ok, err := w.tx.PurchaseByOrder(w.ctx, w.n.OutTradeNo, w.n.OrderID)
+	p, o, ok, err := w.named(w.n.OutTradeNo, w.n.OrderID, "")
 	if err != nil {
 		return "", err
 	}
@@ -426,19 +475,15 @@ func (w *noticeWork) refunded() (NoticeOutcome, error) {
 		return OutcomeUnmatched, nil
 	}
 	now := w.now()
-	first, err := w.tx.TakeCarrierEffect(w.ctx, "refund:"+p.OutTradeNo, w.n.ID, now)
+	first, err := w.tx.TakeCarrierEffect(w.ctx, "refund:"+o.OutTradeNo, w.n.ID, now)
 	if err != nil {
 		return "", err
 	}
 	if !first {
 		return OutcomeRepeated, nil
 	}
-	o, _, err := w.tx.CarrierOrder(w.ctx, p.ID)
-	if err != nil {
-		return "", err
-	}
-	o.PurchaseID, o.RefundedAt = p.ID, now
-	if o.DueAt.IsZero() {
+	o.RefundedAt = now
+	if o.SentAt.IsZero() {
 		o.ICCID, o.DueAt, o.LeaseUntil, o.SentAt = p.ICCID, now, now, now
 	}
 	if err := w.tx.PutCarrierOrder(w.ctx, o); err != nil {
@@ -449,7 +494,7 @@ func (w *noticeWork) refunded() (NoticeOutcome, error) {
 		return "", err
 	}
 	sim, ok, err := w.tx.SIMByNumber(w.ctx, p.ICCID, "")
-	if err != nil || !ok || !active || w.n.At.Before(sim.StatusAt) {
+	if err != nil || !ok || !active || p.Status != Refunded || w.n.At.Before(sim.StatusAt) {
 		return OutcomeHandled, err
 	}
 	sim.Status, sim.StatusAt, sim.PlanEndsAt, sim.UpdatedAt = SIMExpired, w.n.At, now, now

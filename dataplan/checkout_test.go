@@ -338,13 +338,14 @@ func TestStages(t *testing.T) {
 	}
 	w := newWorld(t, engines["sqlite"](t))
 	p := w.buy("u", w.device(), "once", "k")
-	w.activate(p, time.Time{}) // PENDING to ACTIVE
+	w.activate(p) // PENDING to ACTIVE
 	got := w.purchase(p.ID)
 	equal(t, "the stage", got.Stage, dataplan.Pending)
 	equal(t, "audited", w.audits("transition_refused"), 1)
 	w.take(events{p}.completed())
+	equal(t, "paid, and begun already", w.purchase(p.ID).Status, dataplan.Active)
 	w.take(events{p}.expired())
-	equal(t, "a checkout that runs out after it was paid", w.purchase(p.ID).Status, dataplan.Paid)
+	equal(t, "a checkout that runs out after it was paid", w.purchase(p.ID).Status, dataplan.Active)
 	equal(t, "audited", w.audits("transition_refused"), 2)
 }
 

@@ -289,9 +289,6 @@ func (s *Service) move(ctx context.Context, tx Tx, a registry.Actor, p *Purchase
 		if unpaid {
 			to = Paid
 		}
-		if e.Kind == InvoicePaid && p.Stage == Expired && e.EndsAt.After(s.now()) {
-			to = Active
-		}
 	case SessionUnpaid:
 		p.CheckoutURL = "" // nobody may pay it again
 	case SessionFailed:

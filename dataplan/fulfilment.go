@@ -37,31 +37,57 @@ func (f *FulfilmentTimes) defaults() {
 	f.Request = min(f.Request, f.Settle/2)
 }
 
-// OrderAttempt is what we have done at the carrier for a purchase.
+// OrderAttempt is an order at the carrier and what we have done about it. A purchase has
+// its own, and one for each further period of a subscription that is paid.
 type OrderAttempt struct {
+	OutTradeNo string // what the carrier calls it by us: once for each payment
 	PurchaseID string
-	ICCID      ICCID     // of the SIM that it was ordered for
+	InvoiceID  string    // of the period; "": the purchase's own
+	StartsAt   time.Time // of the period: it is not ordered before; read only
+	ICCID      ICCID     // of the SIM that it was ordered for; "": not yet
+	OrderID    string    // the carrier's own name; "": not known
 	Attempts   int       // requests that were sent, or may have been
 	SentAt     time.Time // of the last of them; zero: none
 	DueAt      time.Time // when it is looked at next
 	LeaseUntil time.Time // somebody works on it until then
 	TakenAt    time.Time // the carrier has the order; zero: nobody knows
+	BeganAt    time.Time // its package runs since; zero: nobody has said so
+	FailedAt   time.Time // of a further period: the carrier refused it
 	RefundedAt time.Time // the carrier gave the money back
 	Problem    string    // what went wrong last: a sentence of ours
 }
 
+// own reports whether it is the purchase's own, and not of a further period.
+func (o *OrderAttempt) own() bool { return o.InvoiceID == "" }
+
 // FulfilmentTx reads and writes what passes between us and the carrier.
 type FulfilmentTx interface {
-	// CarrierOrder reads what was done for a purchase; ok is false when nothing was.
-	CarrierOrder(ctx context.Context, purchaseID string) (o OrderAttempt, ok bool, err error)
-	// LeaseCarrierOrder takes a purchase to work on, only while it is due and nobody else
+	// CarrierOrder reads what was done about an order; ok is false when nothing was.
+	CarrierOrder(ctx context.Context, outTradeNo string) (o OrderAttempt, ok bool, err error)
+	// CarrierOrders lists the orders of a purchase that something was done about, or will
+	// be: its own first.
+	CarrierOrders(ctx context.Context, purchaseID string) ([]OrderAttempt, error)
+	// LeaseCarrierOrder takes an order to work on, only while it is due and nobody else
 	// does; leased says whether it did.
-	LeaseCarrierOrder(ctx context.Context, purchaseID string, iccid ICCID, now, until time.Time) (leased bool, err error)
+	LeaseCarrierOrder(ctx context.Context, o OrderAttempt, now, until time.Time) (leased bool, err error)
 	// PutCarrierOrder writes what was done.
 	PutCarrierOrder(ctx context.Context, o OrderAttempt) error
-	// PurchaseByOrder finds a purchase by our name of its order, or, when that is "", by
-	// the carrier's.
-	PurchaseByOrder(ctx context.Context, outTradeNo, orderID string) (p Purchase, ok bool, err error)
+	// UnplannedPeriods lists the further periods of a purchase that are paid and have no
+	// order: all but the first that is paid.
+	UnplannedPeriods(ctx context.Context, purchaseID string) ([]Period, error)
+	// PlanRenewal writes that the package of a further period is to be ordered once it
+	// starts. What is there stays.
+	PlanRenewal(ctx context.Context, o OrderAttempt) error
+	// DueRenewals lists what is due among the orders of further periods, in order of name
+	// after the given one: of purchases that have begun and that nothing holds, and whose
+	// payment was not given back. only narrows it to one name.
+	DueRenewals(ctx context.Context, only, after string, now time.Time, limit int) ([]OrderAttempt, error)
+	// OpenRenewals lists the orders of further periods for a SIM that have not begun, the
+	// oldest first.
+	OpenRenewals(ctx context.Context, iccid ICCID) ([]OrderAttempt, error)
+	// OrderByName finds an order by our name of it or, when that is "", by the carrier's.
+	// Of a purchase that nothing was done for, it has the names alone.
+	OrderByName(ctx context.Context, outTradeNo, orderID string) (o OrderAttempt, ok bool, err error)
 	// PurchasesOfSIM lists the purchases for a SIM that were paid and have not ended, the
 	// oldest first.
 	PurchasesOfSIM(ctx context.Context, iccid ICCID) ([]Purchase, error)
@@ -125,49 +151,70 @@ func (s *Service) RunFulfilment(ctx context.Context) {
 // fulfilPage is how many purchases are read at once.
 const fulfilPage = 100
 
-// Fulfil looks once at every purchase that waits for the carrier and does what is due. A
-// purchase that fails does not hold up the others.
+// Fulfil looks once at every purchase that waits for the carrier and does what is due,
+// for further periods too. An order that fails does not hold up the others.
 func (s *Service) Fulfil(ctx context.Context) error {
 	if s.opts.Carrier == nil {
 		return nil
 	}
+	return errors.Join(
+		s.eachDue(ctx, func(tx Tx, after string) (names []string, err error) {
+			list, err := tx.WaitingPurchases(ctx, after, fulfilPage)
+			for _, p := range list {
+				names = append(names, p.ID)
+			}
+			return names, err
+		}, s.begin),
+		s.eachDue(ctx, func(tx Tx, after string) (names []string, err error) {
+			list, err := tx.DueRenewals(ctx, "", after, s.now(), fulfilPage)
+			for _, o := range list {
+				names = append(names, o.OutTradeNo)
+			}
+			return names, err
+		}, s.renew),
+	)
+}
+
+// eachDue does what is due for each of a list of names, a page at a time. The money's
+// rule is in the order of things: begin commits that an order is about to be sent, before
+// it is sent. Whoever finds such a row, after a crash or a lost answer, asks the carrier
+// first. [contracts E.4]
+func (s *Service) eachDue(ctx context.Context, page func(tx Tx, after string) ([]string, error), begin func(context.Context, string) (task, error)) error {
 	var failed []error
 	for after := ""; ; {
-		var list []Purchase
+		var names []string
 		err := s.store.View(ctx, func(tx Tx) (err error) {
-			list, err = tx.WaitingPurchases(ctx, after, fulfilPage)
+			names, err = page(tx, after)
 			return err
 		})
 		if err != nil {
 			return errors.Join(append(failed, err)...)
 		}
-		for _, p := range list {
-			if err := s.fulfil(ctx, p.ID); err != nil {
+		for _, name := range names {
+			if err := s.fulfil(ctx, name, begin); err != nil {
 				failed = append(failed, err)
 			}
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
 		}
-		if len(list) < fulfilPage {
+		if len(names) < fulfilPage {
 			return errors.Join(failed...)
 		}
-		after = list[len(list)-1].ID
+		after = names[len(names)-1]
 	}
 }
 
-// task is what is to be done for a purchase, outside of a transaction.
+// task is what is to be done for an order, outside of a transaction.
 type task struct {
 	purchase Purchase
 	attempt  OrderAttempt
 	do       func(context.Context, task) error // nil: nothing
 }
 
-// fulfil does what is due for one purchase. The money's rule is in the order of things:
-// that an order is about to be sent is committed before it is sent. Whoever finds such a
-// row, after a crash or a lost answer, asks the carrier first. [contracts E.4]
-func (s *Service) fulfil(ctx context.Context, purchaseID string) error {
-	t, err := s.begin(ctx, purchaseID)
+// fulfil does what is due for one order.
+func (s *Service) fulfil(ctx context.Context, name string, begin func(context.Context, string) (task, error)) error {
+	t, err := begin(ctx, name)
 	if err != nil || t.do == nil {
 		return err
 	}
@@ -176,7 +223,7 @@ func (s *Service) fulfil(ctx context.Context, purchaseID string) error {
 	return t.do(ctx, t)
 }
 
-// begin takes a purchase to work on and commits what will be done.
+// begin takes a purchase's own order to work on and commits what will be done.
 func (s *Service) begin(ctx context.Context, purchaseID string) (t task, err error) {
 	err = s.store.InTx(ctx, func(tx Tx) error {
 		t = task{}
@@ -184,11 +231,12 @@ func (s *Service) begin(ctx context.Context, purchaseID string) (t task, err err
 		if err != nil || !p.Waiting() {
 			return err
 		}
-		o, _, err := tx.CarrierOrder(ctx, p.ID)
+		o, _, err := tx.CarrierOrder(ctx, p.OutTradeNo)
 		now := s.now()
 		if err != nil || o.DueAt.After(now) || o.LeaseUntil.After(now) {
 			return err
 		}
+		o.OutTradeNo, o.PurchaseID = p.OutTradeNo, p.ID
 		if o.SentAt.IsZero() {
 			var has bool
 			if o.ICCID, has, err = tx.SIMOfDevice(ctx, p.DeviceID); err != nil {
@@ -201,19 +249,24 @@ func (s *Service) begin(ctx context.Context, purchaseID string) (t task, err err
 				return err
 			}
 		}
-		until := now.Add(2 * s.opts.Fulfilment.Request)
-		if leased, err := tx.LeaseCarrierOrder(ctx, p.ID, o.ICCID, now, until); err != nil || !leased {
-			return err
-		}
-		o.PurchaseID, o.LeaseUntil, o.DueAt = p.ID, until, now
-		t = task{p, o, s.ask}
-		if !o.SentAt.IsZero() {
-			return tx.PutCarrierOrder(ctx, o)
-		}
-		t.do = s.order
-		return s.announce(ctx, tx, &t, now)
+		return s.lease(ctx, tx, &t, p, o, now)
 	})
 	return t, err
+}
+
+// lease takes an order to work on, and announces it unless it was sent before.
+func (s *Service) lease(ctx context.Context, tx Tx, t *task, p Purchase, o OrderAttempt, now time.Time) error {
+	until := now.Add(2 * s.opts.Fulfilment.Request)
+	if leased, err := tx.LeaseCarrierOrder(ctx, o, now, until); err != nil || !leased {
+		return err
+	}
+	o.LeaseUntil, o.DueAt = until, now
+	*t = task{p, o, s.ask}
+	if !o.SentAt.IsZero() {
+		return tx.PutCarrierOrder(ctx, o)
+	}
+	t.do = s.order
+	return s.announce(ctx, tx, t, now)
 }
 
 // announce commits that an order is about to be sent.
@@ -224,7 +277,11 @@ func (s *Service) announce(ctx context.Context, tx Tx, t *task, now time.Time) e
 		return err
 	}
 	t.purchase.ICCID = t.attempt.ICCID // the SIM may have been another when it was bought
-	_, err := s.advance(ctx, tx, registry.System(), &t.purchase, Ordering, "it is ordered at the carrier")
+	to := Ordering
+	if !t.attempt.own() {
+		to = t.purchase.Stage // what runs goes on
+	}
+	_, err := s.advance(ctx, tx, registry.System(), &t.purchase, to, "it is ordered at the carrier")
 	return err
 }
 
@@ -235,7 +292,7 @@ func (s *Service) order(ctx context.Context, t task) error {
 	}
 	s.counters.CarrierOrders.Add(1)
 	orderID, err := s.opts.Carrier.Order(ctx, CarrierOrder{
-		ICCID: t.attempt.ICCID, PackageCode: t.purchase.Plan.CarrierPackage, OutTradeNo: t.purchase.OutTradeNo,
+		ICCID: t.attempt.ICCID, PackageCode: t.purchase.Plan.CarrierPackage, OutTradeNo: t.attempt.OutTradeNo,
 	})
 	switch {
 	case err == nil:
@@ -248,7 +305,9 @@ func (s *Service) order(ctx context.Context, t task) error {
 	if askErr != nil {
 		return s.later(ctx, t, "the carrier refused, and does not say what it has", errors.Join(err, askErr))
 	}
-	if r, found, unclear := ours(records, t.purchase); found {
+	if r, found, unclear, err := s.ours(ctx, records, t); err != nil {
+		return s.later(ctx, t, "the carrier refused, and what it has could not be read", err)
+	} else if found {
 		return s.taken(ctx, t, r, "found after a refusal")
 	} else if unclear {
 		return s.unclear(ctx, t)
@@ -256,16 +315,37 @@ func (s *Service) order(ctx context.Context, t task) error {
 	return s.refused(ctx, t, err)
 }
 
-// ours finds a purchase's order among those that the carrier has. unclear means that one
-// of them may be it: the same package, without our name.
-func ours(records []CarrierRecord, p Purchase) (r CarrierRecord, found, unclear bool) {
-	for _, r := range records {
-		if r.OutTradeNo == p.OutTradeNo || r.OutTradeNo == "" && r.OrderID != "" && r.OrderID == p.CarrierOrderID {
-			return r, true, false
+// ours finds an order among those that the carrier has. unclear means that one of them
+// may be it: the same package, without our name, and of no other order of ours.
+func (s *Service) ours(ctx context.Context, records []CarrierRecord, t task) (r CarrierRecord, found, unclear bool, err error) {
+	err = s.store.View(ctx, func(tx Tx) error {
+		for _, r = range records {
+			found = r.OutTradeNo == t.attempt.OutTradeNo || r.OutTradeNo == "" && r.OrderID != "" && r.OrderID == t.attempt.OrderID
+			if found {
+				return nil
+			}
+			if r.OutTradeNo != "" || r.PackageCode != "" && r.PackageCode != t.purchase.Plan.CarrierPackage {
+				continue
+			}
+			_, others, err := tx.OrderByName(ctx, "", r.OrderID)
+			if err != nil {
+				return err
+			}
+			unclear = unclear || !others
 		}
-		unclear = unclear || r.OutTradeNo == "" && (r.PackageCode == "" || r.PackageCode == p.Plan.CarrierPackage)
+		return nil
+	})
+	return r, found, unclear && !found, err
+}
+
+// wanted reports whether an order is still to be sent.
+func (s *Service) wanted(ctx context.Context, tx Tx, t task) (bool, error) {
+	if t.attempt.own() {
+		return t.purchase.Waiting(), nil
 	}
-	return CarrierRecord{}, false, unclear
+	// It is leased by us, which ends at that time.
+	list, err := tx.DueRenewals(ctx, t.attempt.OutTradeNo, "", t.attempt.LeaseUntil, 1)
+	return len(list) == 1, err
 }
 
 // ask finds out what became of an order that may have been sent; and sends it again when
@@ -275,8 +355,10 @@ func (s *Service) ask(ctx context.Context, t task) error {
 	if err != nil {
 		return s.later(ctx, t, "the carrier does not say what it has", err)
 	}
-	r, found, unclear := ours(records, t.purchase)
+	r, found, unclear, err := s.ours(ctx, records, t)
 	switch {
+	case err != nil:
+		return s.later(ctx, t, "what the carrier has could not be read", err)
 	case found:
 		return s.taken(ctx, t, r, "found at the carrier")
 	case unclear:
@@ -292,11 +374,14 @@ func (s *Service) ask(ctx context.Context, t task) error {
 	again := false
 	err = s.store.InTx(ctx, func(tx Tx) error {
 		again = false
-		o, _, err := tx.CarrierOrder(ctx, t.purchase.ID)
+		o, _, err := tx.CarrierOrder(ctx, t.attempt.OutTradeNo)
 		if err != nil || !o.LeaseUntil.Equal(t.attempt.LeaseUntil) || !o.TakenAt.IsZero() {
 			return err // it is not ours any more
 		}
-		if t.purchase, err = tx.Purchase(ctx, t.purchase.ID); err != nil || !t.purchase.Waiting() {
+		if t.purchase, err = tx.Purchase(ctx, t.purchase.ID); err != nil {
+			return err
+		}
+		if wanted, err := s.wanted(ctx, tx, t); err != nil || !wanted {
 			return err
 		}
 		if iccid, has, err := tx.SIMOfDevice(ctx, t.purchase.DeviceID); err != nil {
@@ -323,28 +408,28 @@ func (s *Service) taken(ctx context.Context, t task, r CarrierRecord, how string
 		if err != nil {
 			return err
 		}
-		if err := s.recordOrder(ctx, tx, &p, r.OrderID, how); err != nil {
+		o, _, err := tx.OrderByName(ctx, t.attempt.OutTradeNo, "")
+		if err != nil {
 			return err
 		}
-		if r.State == CarrierInUse && p.Stage != Active {
-			return s.activate(ctx, tx, &p, s.now(), "the carrier lists it as in use")
+		if err := s.recordOrder(ctx, tx, &p, &o, r.OrderID, how); err != nil {
+			return err
 		}
-		if r.State == CarrierDone && p.Stage == Ordering {
-			s.log.ErrorContext(ctx, "the carrier ended an order that never began: a person must look", "purchase_id", p.ID)
+		if r.State == CarrierInUse && o.BeganAt.IsZero() {
+			return s.began(ctx, tx, &p, &o, s.now(), "the carrier lists it as in use")
+		}
+		if r.State == CarrierDone && o.BeganAt.IsZero() {
+			s.log.ErrorContext(ctx, "the carrier ended an order that never began: a person must look", "purchase_id", p.ID, "out_trade_no", o.OutTradeNo)
 		}
 		return nil
 	})
 }
 
-// recordOrder writes that the carrier has the order of a purchase.
-func (s *Service) recordOrder(ctx context.Context, tx Tx, p *Purchase, orderID, how string) error {
+// recordOrder writes that the carrier has an order of a purchase.
+func (s *Service) recordOrder(ctx context.Context, tx Tx, p *Purchase, o *OrderAttempt, orderID, how string) error {
 	now := s.now()
-	o, _, err := tx.CarrierOrder(ctx, p.ID)
-	if err != nil {
-		return err
-	}
 	first := o.TakenAt.IsZero()
-	o.PurchaseID, o.LeaseUntil, o.DueAt, o.Problem = p.ID, now, now.Add(s.opts.Fulfilment.Reconcile), ""
+	o.LeaseUntil, o.DueAt, o.Problem, o.FailedAt = now, now.Add(s.opts.Fulfilment.Reconcile), "", time.Time{}
 	if o.ICCID == "" {
 		o.ICCID = p.ICCID
 	}
@@ -354,15 +439,21 @@ func (s *Service) recordOrder(ctx context.Context, tx Tx, p *Purchase, orderID, 
 	if first {
 		o.TakenAt = now
 	}
-	if err := tx.PutCarrierOrder(ctx, o); err != nil {
+	if o.OrderID == "" {
+		o.OrderID = orderID
+	}
+	if err := tx.PutCarrierOrder(ctx, *o); err != nil {
 		return err
 	}
-	if p.CarrierOrderID == "" {
-		p.CarrierOrderID = orderID
-	}
 	to := p.Stage
-	if p.mayMove(Ordering) {
-		to = Ordering
+	if o.own() {
+		p.CarrierOrderID = o.OrderID
+		switch {
+		case p.mayMove(Ordering):
+			to = Ordering
+		case p.Stage == Failed && !p.PaidAt.IsZero():
+			to = Paid // it has refused it, and yet has it
+		}
 	}
 	if _, err := s.advance(ctx, tx, registry.System(), p, to, "the carrier has the order"); err != nil || !first {
 		return err
@@ -371,7 +462,7 @@ func (s *Service) recordOrder(ctx context.Context, tx Tx, p *Purchase, orderID, 
 		s.counters.CarrierRepaired.Add(1)
 	}
 	return s.audit(ctx, tx, registry.System(), p.DeviceID, "carrier_ordered", map[string]any{
-		"purchase_id": p.ID, "carrier_order_id": orderID, "iccid": o.ICCID, "attempts": o.Attempts, "how": how,
+		"purchase_id": p.ID, "out_trade_no": o.OutTradeNo, "carrier_order_id": orderID, "iccid": o.ICCID, "attempts": o.Attempts, "how": how,
 	})
 }
 
@@ -399,7 +490,7 @@ func (s *Service) release(ctx context.Context, t task) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	return s.store.InTx(ctx, func(tx Tx) error {
-		o, ok, err := tx.CarrierOrder(ctx, t.purchase.ID)
+		o, ok, err := tx.CarrierOrder(ctx, t.attempt.OutTradeNo)
 		if err != nil || !ok || !o.LeaseUntil.Equal(t.attempt.LeaseUntil) {
 			return err
 		}
@@ -408,50 +499,38 @@ func (s *Service) release(ctx context.Context, t task) error {
 	})
 }
 
-// refused ends a purchase that the carrier has refused for certain.
+// refused records that the carrier has refused an order for certain. Of a purchase's own
+// order, the purchase has failed; of a further period it goes on, and reads as failed.
 func (s *Service) refused(ctx context.Context, t task, cause error) error {
-	return s.store.InTx(ctx, func(tx Tx) error {
+	var told *registry.Change
+	err := s.store.InTx(ctx, func(tx Tx) error {
+		told = nil
 		p, err := tx.Purchase(ctx, t.purchase.ID)
-		if err != nil || p.Stage != Ordering {
+		if err != nil {
 			return err
 		}
-		t.attempt.LeaseUntil, t.attempt.Problem = s.now(), "the carrier refused the order"
-		if err := tx.PutCarrierOrder(ctx, t.attempt); err != nil {
+		o, _, err := tx.CarrierOrder(ctx, t.attempt.OutTradeNo)
+		if err != nil || !o.TakenAt.IsZero() || !o.BeganAt.IsZero() || o.own() && p.Stage != Ordering {
+			return err // a report was faster
+		}
+		now := s.now()
+		to := Failed
+		o.LeaseUntil, o.Problem = now, "the carrier refused the order"
+		if !o.own() {
+			o.FailedAt, to = now, p.Stage
+		}
+		if err := tx.PutCarrierOrder(ctx, o); err != nil {
 			return err
 		}
-		s.counters.CarrierFailed.Add(1)
-		s.log.ErrorContext(ctx, "the carrier refused a purchase that was paid: a person must give the money back", "purchase_id", p.ID, "error", cause)
-		_, err = s.advance(ctx, tx, registry.System(), &p, Failed, "the carrier refused the order")
+		told = &registry.Change{Kind: registry.ChangePurchaseFailed, DeviceID: p.DeviceID, At: now, Purchase: &registry.PurchaseAlert{ID: p.ID, Reason: o.Problem}}
+		_, err = s.advance(ctx, tx, registry.System(), &p, to, o.Problem)
 		return err
 	})
-}
-
-// activate begins the service of a purchase: the carrier's package runs since at.
-func (s *Service) activate(ctx context.Context, tx Tx, p *Purchase, at time.Time, why string) error {
-	if p.mayMove(Active) {
-		now := s.now()
-		p.ActiveAt = now
-		if p.Plan.Days > 0 {
-			p.ActiveUntil = now.AddDate(0, 0, p.Plan.Days)
-		}
-		if p.Plan.Mode == ModeSubscription {
-			f, err := tx.Facts(ctx, p.ID)
-			if err != nil {
-				return err
-			}
-			p.ActiveUntil = f.PaidUntil
-		}
+	if err == nil && told != nil {
+		s.counters.CarrierFailed.Add(1)
+		s.log.ErrorContext(ctx, "the carrier refused a purchase that was paid: a person must have it ordered again, or give the money back",
+			"purchase_id", t.purchase.ID, "out_trade_no", t.attempt.OutTradeNo, "error", cause)
+		s.devices.Tell(told)
 	}
-	moved, err := s.advance(ctx, tx, registry.System(), p, Active, why)
-	if err != nil || !moved {
-		return err
-	}
-	sim, ok, err := tx.SIMByNumber(ctx, p.ICCID, "")
-	if err != nil || !ok || at.Before(sim.StatusAt) {
-		return err
-	}
-	sim.Status, sim.StatusAt, sim.UpdatedAt = SIMActive, at, s.now()
-	sim.Plan, sim.PlanEndsAt, sim.TotalMB, sim.UsedMB, sim.UsageAt = p.Plan.Name, p.ActiveUntil, int64(p.Plan.DataMB), 0, at
-	sim.AlertType, sim.AlertValue, sim.AlertAt = 0, "", time.Time{}
-	return tx.UpdateSIM(ctx, sim)
+	return err
 }

@@ -40,12 +40,12 @@ const (
 var stages = map[Status][]Status{
 	Pending:           {Paid, Canceled, Failed},
 	Canceled:          {Paid, Failed},
-	Failed:            {Paid}, // only asked for while nothing was paid: what the carrier refused stays so
+	Failed:            {Paid}, // when it is paid after all, or an administrator lets it be ordered again
 	Paid:              {PendingAssignment, Ordering, Active},
 	PendingAssignment: {Ordering},
 	Ordering:          {Active, Failed},
 	Active:            {Expired},
-	Expired:           {Active}, // of a subscription that is paid late
+	Expired:           {Active}, // of a subscription: the package of a further period has begun
 }
 
 // mayMove reports whether the table has a way for the purchase to a stage.
@@ -86,7 +86,7 @@ type Purchase struct {
 	ActiveUntil time.Time // when it ends; zero: the plan does not say
 	EndedAt     time.Time // of a subscription: it will not be renewed
 
-	OutTradeNo     string // what the carrier calls the order: the id
+	OutTradeNo     string // what the carrier calls its own order: the id; see [OrderAttempt] for the others
 	CarrierOrderID string
 
 	CreatedAt time.Time
@@ -182,5 +182,6 @@ var (
 	ErrKeyReused          = registry.E(registry.Conflict, "idempotency_conflict", "This Idempotency-Key was used for another request.")
 	ErrPaymentProvider    = registry.E(registry.Upstream, "payment_provider_error", "The payment provider does not answer as it should. Try again.")
 	ErrNotHeld            = registry.E(registry.Conflict, "not_on_hold", "The purchase is not on hold.")
+	ErrNotRetriable       = registry.E(registry.Conflict, "not_retriable", "There is nothing to order again: the carrier has refused nothing of this purchase, or its money is not there.")
 	ErrNotRefundable      = registry.E(registry.Conflict, "not_refundable", "There is nothing to give back: it was not paid, or was refunded.")
 )

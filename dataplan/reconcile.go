@@ -139,11 +139,7 @@ func (s *Service) endPurchases(ctx context.Context) error {
 	for _, p := range ended {
 		err = errors.Join(err, s.store.InTx(ctx, func(tx Tx) error {
 			now, err := tx.Purchase(ctx, p.ID)
-			until := now.ActiveUntil
-			if now.renews() {
-				until = until.Add(renewalGrace)
-			}
-			if err != nil || now.Stage != Active || until.After(s.now()) {
+			if err != nil || now.Stage != Active || now.serviceEnds().After(s.now()) {
 				return err
 			}
 			_, err = s.advance(ctx, tx, registry.System(), &now, Expired, "time_over")

@@ -33,7 +33,8 @@ type Facts struct {
 	Disputes    int       // that are open or lost
 	Unpaid      int       // invoices that were not paid
 	PaidUntil   time.Time // of a subscription: the end of the last period that is paid
-	Withdrawn   bool      // the carrier gave the money for its package back, and ended it
+	Withdrawn   bool      // the carrier gave the money for the last package back, and ended it
+	Refused     int       // orders for further periods that the carrier refused
 }
 
 // status is the one place where a purchase's stage and facts become what people see.
@@ -45,6 +46,8 @@ func (p *Purchase) status(f Facts) Status {
 		return Disputed
 	case !p.HeldAt.IsZero() && p.ResumedAt.IsZero():
 		return Hold
+	case f.Refused > 0:
+		return Failed // it goes on as long as it is paid, but a person must look
 	case f.PartRefunds > 0:
 		return PartiallyRefunded
 	case f.Unpaid > 0 && p.EndedAt.IsZero() && !p.PaidAt.IsZero():
@@ -68,7 +71,10 @@ func (s *Service) advance(ctx context.Context, tx Tx, a registry.Actor, p *Purch
 		}
 		p.Stage = to
 	}
-	return to != from, s.settle(ctx, tx, a, p, from, why)
+	if err := s.settle(ctx, tx, a, p, from, why); err != nil || to != Paid || to == from {
+		return to != from, err
+	}
+	return true, s.overtaken(ctx, tx, p)
 }
 
 // refuse records that a purchase was told to go where it cannot.
@@ -80,6 +86,9 @@ func (s *Service) refuse(ctx context.Context, tx Tx, a registry.Actor, p *Purcha
 // settle works out the status of a purchase anew and writes it, with an audit row for a
 // transition, and makes the device's entitlements follow.
 func (s *Service) settle(ctx context.Context, tx Tx, a registry.Actor, p *Purchase, from Status, why string) error {
+	if err := planRenewals(ctx, tx, p); err != nil {
+		return err
+	}
 	f, err := tx.Facts(ctx, p.ID)
 	if err != nil {
 		return err
@@ -137,6 +146,15 @@ const renewalGrace = 24 * time.Hour
 // renews reports whether the purchase is a subscription that has not been ended.
 func (p *Purchase) renews() bool { return p.Plan.Mode == ModeSubscription && p.EndedAt.IsZero() }
 
+// serviceEnds is when the service of a purchase ends unless it is renewed; zero: it does
+// not say.
+func (p *Purchase) serviceEnds() time.Time {
+	if p.renews() && !p.ActiveUntil.IsZero() {
+		return p.ActiveUntil.Add(renewalGrace)
+	}
+	return p.ActiveUntil
+}
+
 // entitle makes what the device is entitled to follow the purchase: it begins when the
 // carrier's package does, rests while the money is in doubt, and ends with it.
 // [contracts D.3: payment success is not entitlement]
@@ -145,10 +163,7 @@ func (s *Service) entitle(ctx context.Context, tx Tx, p *Purchase) error {
 		return nil
 	}
 	now := s.now()
-	ends, suspended := p.ActiveUntil, time.Time{}
-	if p.renews() && !ends.IsZero() {
-		ends = ends.Add(renewalGrace)
-	}
+	ends, suspended := p.serviceEnds(), time.Time{}
 	switch {
 	case p.Status == Refunded, p.Stage == Expired:
 		if ends.IsZero() || ends.After(now) {

@@ -48,6 +48,7 @@ type SIM struct {
 	AlertValue  string
 	AlertAt     time.Time
 	RefreshedAt time.Time // when we asked the carrier last
+	StoppedAt   time.Time // when the carrier last stopped it; zero: it never did
 	CreatedAt   time.Time
 	UpdatedAt   time.Time
 }

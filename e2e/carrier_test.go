@@ -27,6 +27,7 @@ func carried(t *testing.T, opts carrier.Options) (*Cloud, *carrier.Server) {
 	t.Cleanup(func() { _ = s.Close() })
 	c = Start(t, Options{Env: map[string]string{
 		"EIOTCLUB_APP_KEY": s.AppKey(), "EIOTCLUB_SECRET": s.Secret(), "EIOTCLUB_BASE_URL": s.URL(), "EIOTCLUB_WEBHOOK_SECRET": s.Secret(),
+		"STRIPE_DATA_PLAN_WEBHOOK_SECRET": stripeSecret,
 	}})
 	t.Cleanup(func() {
 		for _, form := range []string{s.Secret(), "secret="} {

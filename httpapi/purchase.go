@@ -264,6 +264,18 @@ func (a *api) resumePurchase(r *request) (answer, error) {
 	return ok(newAdminPurchaseBody(p))
 }
 
+func (a *api) retryPurchase(r *request) (answer, error) {
+	id, err := r.id("purchase_id", dataplan.ErrPurchaseNotFound)
+	if err != nil {
+		return answer{}, err
+	}
+	p, err := a.DataPlans.Retry(r.Context(), r.actor, id)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(newAdminPurchaseBody(p))
+}
+
 // receivedBody tells the payment provider that it need not send a report again.
 type receivedBody struct {
 	Received  bool `json:"received"`

@@ -87,6 +87,7 @@ func TestPurchase(t *testing.T) {
 	admin("GET", "/"+strings.Repeat("0", 32), "", "").want(t, 404, "purchase_not_found")
 	admin("POST", "/"+purchase+"/resume", "", "").want(t, 200, "")
 	admin("POST", "/"+purchase+"/resume", "", "").want(t, 409, "not_on_hold")
+	admin("POST", "/"+purchase+"/retry", "", "").want(t, 409, "not_retriable") // the carrier has refused nothing
 	admin("POST", "/"+purchase+"/refund", "", "{}").want(t, 400, "missing_fields")
 	admin("POST", "/"+purchase+"/refund", "r", `{"amount":0}`).want(t, 400, "invalid_request")
 	admin("POST", "/"+purchase+"/refund", "r", `{}`).want(t, 502, "payment_provider_error") // the stand-in knows no pi_1

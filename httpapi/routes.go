@@ -118,6 +118,7 @@ func (a *api) routes() []route {
 		{get, "/admin/purchases/{purchase_id}", admin, a.adminGetPurchase},
 		{post, "/admin/purchases/{purchase_id}/refund", admin, a.refundPurchase},
 		{post, "/admin/purchases/{purchase_id}/resume", admin, a.resumePurchase},
+		{post, "/admin/purchases/{purchase_id}/retry", admin, a.retryPurchase},
 		// Of who signs what they send.
 		{post, "/api/internal/aws/iot-event", anybody, a.ingestEvents},
 		{post, "/api/ingest/iot-events", anybody, a.ingestEvents},

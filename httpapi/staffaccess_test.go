@@ -42,6 +42,7 @@ var staffAccess = map[string]staffRow{
 	"GET /admin/purchases/{purchase_id}":         {want: "401 403 403 403 404"},
 	"POST /admin/purchases/{purchase_id}/refund": {want: "401 403 403 403 400"}, // no Idempotency-Key; see purchase_test.go
 	"POST /admin/purchases/{purchase_id}/resume": {want: "401 403 403 403 404"},
+	"POST /admin/purchases/{purchase_id}/retry":  {want: "401 403 403 403 404"},
 	"GET /admin/users":                           {want: "401 403 200 403 200"},
 	"GET /admin/users/{id}":                      {want: "401 403 200 403 200"},
 	"DELETE /admin/users/{id}":                   {want: "401 403 403 403 200"},

@@ -105,6 +105,13 @@ type webhookEvent struct {
 	Reason    string    `json:"reason"`
 }
 
+// purchaseFailedEvent tells administrators that the carrier refused what was paid.
+type purchaseFailedEvent struct {
+	eventHead
+	PurchaseID string `json:"purchase_id"`
+	Reason     string `json:"reason"`
+}
+
 // newEvent is the data of a change.
 func newEvent(c *registry.Change) any {
 	at := c.At.UTC()
@@ -134,6 +141,8 @@ func newEvent(c *registry.Change) any {
 		return otaEvent{head, newOTABody(*c.OTA)}
 	case registry.ChangeWebhookDisabled:
 		return webhookEvent{at, c.Webhook.ID, c.Webhook.Reason}
+	case registry.ChangePurchaseFailed:
+		return purchaseFailedEvent{head, c.Purchase.ID, c.Purchase.Reason}
 	case registry.ChangeCommand:
 		return commandEvent{head, newCommandBody(*c.Command)}
 	}

@@ -26,6 +26,7 @@ const (
 	ChangeOTA          ChangeKind = "ota.progress"
 
 	ChangeWebhookDisabled ChangeKind = "webhook.disabled" // heard by administrators alone
+	ChangePurchaseFailed  ChangeKind = "purchase.failed"  // heard by administrators alone
 )
 
 // Change is one committed change of a device. It is shared between listeners and
@@ -36,18 +37,19 @@ type Change struct {
 	DeviceID string
 	At       time.Time
 
-	State      *State        // device.state: the report; what it does not name stays as it was
-	Presence   *Presence     // device.status
-	Firmware   string        // device.provisioned
-	ClaimedVia string        // device.claimed
-	Name       string        // device.updated
-	Share      *Ownership    // device.shared: UserID, Role and times
-	Command    *Command      // command.updated
-	Config     *ConfigState  // config.updated
-	SIM        *SIMAlert     // sim.alert
-	Event      *Event        // device.event
-	OTA        *OTAProgress  // ota.progress
-	Webhook    *WebhookAlert // webhook.disabled, which is about no device
+	State      *State         // device.state: the report; what it does not name stays as it was
+	Presence   *Presence      // device.status
+	Firmware   string         // device.provisioned
+	ClaimedVia string         // device.claimed
+	Name       string         // device.updated
+	Share      *Ownership     // device.shared: UserID, Role and times
+	Command    *Command       // command.updated
+	Config     *ConfigState   // config.updated
+	SIM        *SIMAlert      // sim.alert
+	Event      *Event         // device.event
+	OTA        *OTAProgress   // ota.progress
+	Webhook    *WebhookAlert  // webhook.disabled, which is about no device
+	Purchase   *PurchaseAlert // purchase.failed
 
 	users   []string // people who hear it although they cannot read the device any more, or yet
 	private bool     // nobody but users hears it
@@ -79,9 +81,20 @@ type WebhookAlert struct {
 	Reason string
 }
 
+// forAdministrators reports whether administrators alone hear a change.
+func (c *Change) forAdministrators() bool {
+	return c.Kind == ChangeWebhookDisabled || c.Kind == ChangePurchaseFailed
+}
+
+// PurchaseAlert is about a purchase that was paid and that the carrier refused.
+type PurchaseAlert struct {
+	ID     string
+	Reason string
+}
+
 // forStaff reports whether a change goes to whoever listens among the staff.
 func (c *Change) forStaff() bool {
-	return c.Kind == ChangeSelfEnrolled || c.Kind == ChangeWebhookDisabled
+	return c.Kind == ChangeSelfEnrolled || c.forAdministrators()
 }
 
 const (

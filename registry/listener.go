@@ -166,7 +166,7 @@ func (l *Listener) wants(deviceID string) bool {
 // hears reports whether a change is for this listener; feed.mu is held.
 func (l *Listener) hears(c *Change) bool {
 	switch {
-	case c.Kind == ChangeWebhookDisabled:
+	case c.forAdministrators():
 		return l.actor.Kind == ActorAdmin
 	case c.Kind == ChangeSelfEnrolled:
 		return (l.actor.Kind == ActorAdmin || l.actor.Kind == ActorSupport) && l.wants(c.DeviceID)

@@ -8,41 +8,104 @@ import (
 	"github.com/opticworks/devicecloud/dataplan"
 )
 
-const selectCarrierOrder = `SELECT purchase_id, iccid, attempts, sent_at, due_at, lease_until, taken_at, refunded_at, problem FROM carrier_orders WHERE `
+const selectOrder = `SELECT o.out_trade_no, o.purchase_id, o.invoice_id, o.starts_at, o.iccid, o.carrier_order_id, o.attempts, o.sent_at, o.due_at,
+		o.lease_until, o.taken_at, o.began_at, o.failed_at, o.refunded_at, o.problem
+	FROM package_orders o `
+
+func (t *tx) orders(ctx context.Context, rest string, args ...any) ([]dataplan.OrderAttempt, error) {
+	return collect(ctx, t, selectOrder+rest, args, func(scan scanFunc, o *dataplan.OrderAttempt) error {
+		return scan(&o.OutTradeNo, &o.PurchaseID, opt(&o.InvoiceID), at(&o.StartsAt), opt(&o.ICCID), opt(&o.OrderID), &o.Attempts, at(&o.SentAt), at(&o.DueAt),
+			at(&o.LeaseUntil), at(&o.TakenAt), at(&o.BeganAt), at(&o.FailedAt), at(&o.RefundedAt), opt(&o.Problem))
+	})
+}
+
+func (t *tx) oneOrder(ctx context.Context, rest string, args ...any) (dataplan.OrderAttempt, bool, error) {
+	list, err := t.orders(ctx, rest, args...)
+	if err != nil || len(list) == 0 {
+		return dataplan.OrderAttempt{}, false, err
+	}
+	return list[0], true, nil
+}
 
 // CarrierOrder implements dataplan.FulfilmentTx.
-func (t *tx) CarrierOrder(ctx context.Context, purchaseID string) (dataplan.OrderAttempt, bool, error) {
-	var o dataplan.OrderAttempt
-	ok, err := t.found(ctx, selectCarrierOrder+`purchase_id = $1`, []any{purchaseID},
-		&o.PurchaseID, opt(&o.ICCID), &o.Attempts, at(&o.SentAt), at(&o.DueAt), at(&o.LeaseUntil), at(&o.TakenAt), at(&o.RefundedAt), opt(&o.Problem))
-	return o, ok, err
+func (t *tx) CarrierOrder(ctx context.Context, outTradeNo string) (dataplan.OrderAttempt, bool, error) {
+	return t.oneOrder(ctx, `WHERE o.out_trade_no = $1`, outTradeNo)
+}
+
+// CarrierOrders implements dataplan.FulfilmentTx.
+func (t *tx) CarrierOrders(ctx context.Context, purchaseID string) ([]dataplan.OrderAttempt, error) {
+	return t.orders(ctx, `WHERE o.purchase_id = $1 ORDER BY o.starts_at, o.out_trade_no`, purchaseID)
 }
 
 // LeaseCarrierOrder implements dataplan.FulfilmentTx.
-func (t *tx) LeaseCarrierOrder(ctx context.Context, purchaseID string, iccid dataplan.ICCID, now, until time.Time) (bool, error) {
-	return t.changes(ctx, `INSERT INTO carrier_orders (purchase_id, iccid, due_at, lease_until) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (purchase_id) DO UPDATE SET lease_until = $4 WHERE carrier_orders.lease_until <= $3 AND carrier_orders.due_at <= $3`,
-		purchaseID, string(iccid), micros(now), micros(until))
+func (t *tx) LeaseCarrierOrder(ctx context.Context, o dataplan.OrderAttempt, now, until time.Time) (bool, error) {
+	return t.changes(ctx, `INSERT INTO package_orders (out_trade_no, purchase_id, iccid, due_at, lease_until) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (out_trade_no) DO UPDATE SET lease_until = $5 WHERE package_orders.lease_until <= $4 AND package_orders.due_at <= $4`,
+		o.OutTradeNo, o.PurchaseID, string(o.ICCID), micros(now), micros(until))
 }
 
 // PutCarrierOrder implements dataplan.FulfilmentTx.
 func (t *tx) PutCarrierOrder(ctx context.Context, o dataplan.OrderAttempt) error {
-	_, err := t.exec(ctx, `INSERT INTO carrier_orders (purchase_id, iccid, attempts, sent_at, due_at, lease_until, taken_at, refunded_at, problem)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (purchase_id) DO UPDATE SET
-			iccid = $2, attempts = $3, sent_at = $4, due_at = $5, lease_until = $6, taken_at = $7, refunded_at = $8, problem = $9`,
-		o.PurchaseID, string(o.ICCID), o.Attempts, micros(o.SentAt), micros(o.DueAt), micros(o.LeaseUntil), micros(o.TakenAt), micros(o.RefundedAt), text(o.Problem))
+	_, err := t.exec(ctx, `INSERT INTO package_orders
+			(out_trade_no, purchase_id, iccid, carrier_order_id, attempts, sent_at, due_at, lease_until, taken_at, began_at, failed_at, refunded_at, problem)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13) ON CONFLICT (out_trade_no) DO UPDATE SET
+			iccid = $3, carrier_order_id = $4, attempts = $5, sent_at = $6, due_at = $7, lease_until = $8, taken_at = $9, began_at = $10, failed_at = $11,
+			refunded_at = $12, problem = $13`,
+		o.OutTradeNo, o.PurchaseID, string(o.ICCID), text(o.OrderID), o.Attempts, micros(o.SentAt), micros(o.DueAt), micros(o.LeaseUntil), micros(o.TakenAt),
+		micros(o.BeganAt), micros(o.FailedAt), micros(o.RefundedAt), text(o.Problem))
 	return err
 }
 
-// PurchaseByOrder implements dataplan.FulfilmentTx.
-func (t *tx) PurchaseByOrder(ctx context.Context, outTradeNo, orderID string) (dataplan.Purchase, bool, error) {
-	if outTradeNo != "" {
-		return t.onePurchase(ctx, `out_trade_no = $1`, outTradeNo)
+// UnplannedPeriods implements dataplan.FulfilmentTx.
+func (t *tx) UnplannedPeriods(ctx context.Context, purchaseID string) ([]dataplan.Period, error) {
+	return collect(ctx, t, `SELECT d.invoice_id, d.starts_at FROM data_plan_periods d
+		WHERE d.purchase_id = $1 AND d.paid AND d.starts_at IS NOT NULL
+			AND EXISTS (SELECT 1 FROM data_plan_periods e WHERE e.purchase_id = $1 AND e.paid
+				AND (e.starts_at < d.starts_at OR e.starts_at = d.starts_at AND e.invoice_id < d.invoice_id))
+			AND NOT EXISTS (SELECT 1 FROM package_orders o WHERE o.invoice_id = d.invoice_id)`,
+		[]any{purchaseID}, func(scan scanFunc, p *dataplan.Period) error { return scan(&p.InvoiceID, at(&p.StartsAt)) })
+}
+
+// PlanRenewal implements dataplan.FulfilmentTx.
+func (t *tx) PlanRenewal(ctx context.Context, o dataplan.OrderAttempt) error {
+	_, err := t.exec(ctx, `INSERT INTO package_orders (out_trade_no, purchase_id, invoice_id, starts_at, iccid, due_at, lease_until)
+		VALUES ($1, $2, $3, $4, '', $4, 0) ON CONFLICT DO NOTHING`, o.OutTradeNo, o.PurchaseID, o.InvoiceID, micros(o.StartsAt))
+	return err
+}
+
+// DueRenewals implements dataplan.FulfilmentTx.
+func (t *tx) DueRenewals(ctx context.Context, only, after string, now time.Time, limit int) ([]dataplan.OrderAttempt, error) {
+	return t.orders(ctx, `JOIN data_plan_purchases p ON p.purchase_id = o.purchase_id
+		LEFT JOIN data_plan_periods d ON d.invoice_id = o.invoice_id
+		LEFT JOIN data_plan_payments y ON y.payment_intent_id = d.payment_intent_id
+		WHERE o.invoice_id IS NOT NULL AND o.began_at IS NULL AND o.failed_at IS NULL AND o.refunded_at IS NULL
+			AND o.due_at <= $1 AND o.lease_until <= $1 AND ($2 = '' OR o.out_trade_no = $2) AND o.out_trade_no > $3
+			AND p.stage IN ('ACTIVE', 'EXPIRED') AND p.status NOT IN ('REFUNDED', 'DISPUTED', 'HOLD')
+			AND (y.complete IS NULL OR NOT y.complete)
+		ORDER BY o.out_trade_no LIMIT CAST($4 AS BIGINT)`, micros(now), only, after, capped(limit))
+}
+
+// OrderByName implements dataplan.FulfilmentTx.
+func (t *tx) OrderByName(ctx context.Context, outTradeNo, orderID string) (dataplan.OrderAttempt, bool, error) {
+	if outTradeNo == "" {
+		if orderID == "" {
+			return dataplan.OrderAttempt{}, false, nil
+		}
+		return t.oneOrder(ctx, `WHERE o.carrier_order_id = $1 ORDER BY o.out_trade_no LIMIT 1`, orderID)
 	}
-	if orderID == "" {
-		return dataplan.Purchase{}, false, nil
+	o, ok, err := t.CarrierOrder(ctx, outTradeNo)
+	if err != nil || ok {
+		return o, ok, err
 	}
-	return t.onePurchase(ctx, `carrier_order_id = $1 ORDER BY purchase_id LIMIT 1`, orderID)
+	p, ok, err := t.onePurchase(ctx, `out_trade_no = $1`, outTradeNo)
+	return dataplan.OrderAttempt{OutTradeNo: p.OutTradeNo, PurchaseID: p.ID}, ok, err
+}
+
+// OpenRenewals implements dataplan.FulfilmentTx.
+func (t *tx) OpenRenewals(ctx context.Context, iccid dataplan.ICCID) ([]dataplan.OrderAttempt, error) {
+	return t.orders(ctx, `JOIN data_plan_purchases p ON p.purchase_id = o.purchase_id
+		WHERE p.iccid = $1 AND p.stage IN ('ACTIVE', 'EXPIRED') AND o.invoice_id IS NOT NULL AND o.began_at IS NULL AND o.refunded_at IS NULL
+		ORDER BY o.starts_at, o.out_trade_no`, string(iccid))
 }
 
 // PurchasesOfSIM implements dataplan.FulfilmentTx.

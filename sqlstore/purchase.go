@@ -136,7 +136,15 @@ func (t *tx) Facts(ctx context.Context, purchaseID string) (f dataplan.Facts, er
 	if err != nil {
 		return f, err
 	}
-	f.Withdrawn, err = t.found(ctx, `SELECT 1 FROM carrier_orders WHERE purchase_id = $1 AND refunded_at IS NOT NULL`, []any{purchaseID}, new(int))
+	err = t.row(ctx, `SELECT COUNT(*) FROM package_orders WHERE purchase_id = $1 AND invoice_id IS NOT NULL AND failed_at IS NOT NULL`, []any{purchaseID}, &f.Refused)
+	if err != nil {
+		return f, err
+	}
+	// The last package that the carrier has had counts.
+	var refunded time.Time
+	_, err = t.found(ctx, `SELECT refunded_at FROM package_orders WHERE purchase_id = $1
+		AND (taken_at IS NOT NULL OR began_at IS NOT NULL OR refunded_at IS NOT NULL) ORDER BY starts_at DESC, out_trade_no DESC LIMIT 1`, []any{purchaseID}, at(&refunded))
+	f.Withdrawn = !refunded.IsZero()
 	return f, err
 }
 

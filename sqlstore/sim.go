@@ -9,14 +9,14 @@ import (
 
 const selectSIM = `SELECT s.sim_id, s.iccid, s.eid, s.imsi, s.msisdn, s.device_no, d.device_id, s.status, s.status_at,
 		COALESCE(s.used_mb, -1), s.total_mb, s.usage_at, s.plan, s.plan_ends_at, s.alert_type, s.alert_value, s.alert_at,
-		s.refreshed_at, s.created_at, s.updated_at
+		s.refreshed_at, s.created_at, s.updated_at, s.stopped_at
 	FROM sim_cards s LEFT JOIN devices d ON d.device_no = s.device_no WHERE `
 
 func (t *tx) sims(ctx context.Context, condition string, args ...any) ([]dataplan.SIM, error) {
 	return collect(ctx, t, selectSIM+condition, args, func(scan scanFunc, s *dataplan.SIM) error {
 		return scan(&s.ID, opt(&s.ICCID), opt(&s.EID), opt(&s.IMSI), opt(&s.MSISDN), num(&s.DeviceNo), opt(&s.DeviceID), opt(&s.Status), at(&s.StatusAt),
 			&s.UsedMB, num(&s.TotalMB), at(&s.UsageAt), opt(&s.Plan), at(&s.PlanEndsAt), num((*int)(&s.AlertType)), opt(&s.AlertValue), at(&s.AlertAt),
-			at(&s.RefreshedAt), at(&s.CreatedAt), at(&s.UpdatedAt))
+			at(&s.RefreshedAt), at(&s.CreatedAt), at(&s.UpdatedAt), at(&s.StoppedAt))
 	})
 }
 
@@ -111,9 +111,9 @@ func (t *tx) UpdateSIM(ctx context.Context, s dataplan.SIM) error {
 		alert = int64(s.AlertType)
 	}
 	_, err := t.exec(ctx, `UPDATE sim_cards SET status = $2, status_at = $3, used_mb = $4, total_mb = $5, usage_at = $6, plan = $7, plan_ends_at = $8,
-			alert_type = $9, alert_value = $10, alert_at = $11, refreshed_at = $12, updated_at = $13
+			alert_type = $9, alert_value = $10, alert_at = $11, refreshed_at = $12, updated_at = $13, stopped_at = $14
 		WHERE sim_id = $1`,
 		s.ID, string(s.Status), micros(s.StatusAt), used, total, micros(s.UsageAt), text(s.Plan), micros(s.PlanEndsAt),
-		alert, text(s.AlertValue), micros(s.AlertAt), micros(s.RefreshedAt), micros(s.UpdatedAt))
+		alert, text(s.AlertValue), micros(s.AlertAt), micros(s.RefreshedAt), micros(s.UpdatedAt), micros(s.StoppedAt))
 	return err
 }

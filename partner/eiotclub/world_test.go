@@ -30,8 +30,14 @@ var t0 = time.Date(2026, 1, 22, 10, 0, 0, 0, time.UTC)
 // eachEngine runs a test on a fresh database of each engine.
 func eachEngine(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
-	t.Run("sqlite", func(t *testing.T) { test(t, newWorld(t, schematest.SQLite(t))) })
-	t.Run("postgres", func(t *testing.T) { test(t, newWorld(t, postgres.URL(t))) })
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		test(t, newWorld(t, schematest.SQLite(t)))
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		test(t, newWorld(t, postgres.URL(t)))
+	})
 }
 
 // world is a carrier, a database, and what stands between them.
@@ -93,7 +99,7 @@ func (w *world) restart(d *death) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.store, w.ask = &mortalStore{w.db.DataPlans(), d}, &mortalCarrier{client, d}
+	w.store, w.ask = &mortalStore{w.db.DataPlans(), d}, &mortalCarrier{Carrier: client, death: d}
 	w.Service = dataplan.New(w.store, w, dataplan.Options{
 		Now: w.clock, NextID: w.nextID, Carrier: w.ask, Notices: reader, Logger: slog.New(slog.DiscardHandler),
 	})
@@ -296,10 +302,14 @@ func (s *mortalStore) InTx(ctx context.Context, f func(dataplan.Tx) error) error
 
 type mortalCarrier struct {
 	dataplan.Carrier
-	death *death
+	death  *death
+	refuse bool // every order
 }
 
 func (c *mortalCarrier) Order(ctx context.Context, o dataplan.CarrierOrder) (id string, err error) {
+	if c.refuse {
+		return "", dataplan.ErrCarrierRefused
+	}
 	err = c.death.at(func() (err error) {
 		id, err = c.Carrier.Order(ctx, o)
 		return err
