@@ -15,7 +15,9 @@ const selectAdmin = `SELECT admin_id, email, password_hash, role, scopes, disabl
 func scanAdmin(scan scanFunc, a *account.Admin) error {
 	var scopes string
 	err := scan(&a.ID, &a.Email, opt(&a.PasswordHash), opt(&a.Role), &scopes, at(&a.DisabledAt), at(&a.CreatedAt), (*[]byte)(&a.TOTPSecret), at(&a.TOTPConfirmedAt), opt(&a.OIDCSubject))
-	a.Scopes = strings.Fields(scopes)
+	if scopes != "" {
+		a.Scopes = strings.Fields(scopes)
+	}
 	return err
 }
 
