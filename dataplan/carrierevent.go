@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -539,8 +540,10 @@ func (s *Service) ReconcileCarrier(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-// matchNotices tries again what nothing matched.
+// matchNotices tries again what nothing matched. One that fails holds up none of the
+// others.
 func (s *Service) matchNotices(ctx context.Context) error {
+	var failed []error
 	for after := s.now().Add(-unmatchedFor); ; {
 		var list []CarrierEvent
 		err := s.store.View(ctx, func(tx Tx) (err error) {
@@ -548,15 +551,15 @@ func (s *Service) matchNotices(ctx context.Context) error {
 			return err
 		})
 		if err != nil {
-			return err
+			return errors.Join(append(failed, err)...)
 		}
 		for _, e := range list {
 			if err := s.match(ctx, e); err != nil {
-				return err
+				failed = append(failed, fmt.Errorf("notification %s: %w", e.ID, err))
 			}
 		}
-		if len(list) < fulfilPage {
-			return nil
+		if len(list) < fulfilPage || ctx.Err() != nil {
+			return errors.Join(failed...)
 		}
 		after = list[len(list)-1].ReceivedAt
 	}

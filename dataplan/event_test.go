@@ -2,6 +2,7 @@ package dataplan_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -382,5 +383,32 @@ func TestAnErasedBuyerPaysNoMore(t *testing.T) {
 		report := events{purchases["gone"]}.subscription(true)
 		w.take(report)
 		equal(t, "the provider's report after it", w.purchase(purchases["gone"].ID).Status, dataplan.Paid)
+	})
+}
+
+// A notification that cannot be obeyed does not hold up those that came after it.
+func TestANoticeThatFailsHoldsUpNoOther(t *testing.T) {
+	eachEngine(t, func(t *testing.T, w *world) {
+		w.device()
+		event := func(id, notice string, at time.Time) dataplan.CarrierEvent {
+			return dataplan.CarrierEvent{
+				Provider: "eiotclub", ID: id, Event: "FlowAlert", Hash: []byte(id), Outcome: dataplan.OutcomeUnmatched, Notice: notice, ReceivedAt: at, ProcessedAt: at,
+			}
+		}
+		good := fmt.Sprintf(`{"kind":%d,"at":"2026-01-22T10:00:01Z","iccid":"8900000000%09d","alert_type":1,"alert_value":"50"}`, dataplan.NoticeAlert, w.devices)
+		w.tx(func(ctx context.Context, tx dataplan.Tx) error {
+			_, err1 := tx.InsertCarrierEvent(ctx, event("broken", "{", t0))
+			_, err2 := tx.InsertCarrierEvent(ctx, event("good", good, t0.Add(time.Second)))
+			return errors.Join(err1, err2)
+		})
+		w.pass(time.Minute)
+		if err := w.service.ReconcileCarrier(t.Context()); err == nil {
+			t.Error("nobody hears of the one that failed")
+		}
+		w.tx(func(ctx context.Context, tx dataplan.Tx) error {
+			e, _, err := tx.CarrierEvent(ctx, "eiotclub", "good")
+			equal(t, "the one after it", e.Outcome, dataplan.OutcomeHandled)
+			return err
+		})
 	})
 }

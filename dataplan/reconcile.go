@@ -37,9 +37,9 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
-// Reconcile settles checkouts whose time is over by asking the provider, ends subscriptions
-// of people who were erased and purchases whose time is over, and forgets old events. It needs no outside caller and so no shared
-// secret for one.
+// Reconcile settles checkouts whose time is over by asking the provider, ends
+// subscriptions of people who were erased and purchases whose time is over, and forgets
+// old events. It needs no outside caller and so no shared secret for one.
 func (s *Service) Reconcile(ctx context.Context) error {
 	return errors.Join(s.settleCheckouts(ctx), s.endOrphans(ctx), s.endPurchases(ctx), s.forgetEvents(ctx))
 }
