@@ -39,6 +39,7 @@ var floors = map[string]int{
 	"cmd/devicecloud/app":   5,
 	"cmd/devicecloud":       6, // main, above the program that it starts
 	"e2e":                   7, // whole-program tests
+	"sqlstore/schematest":   7, // what tests stand on
 	"bench":                 7,
 	"firmware-sim":          apart,
 	"firmware-sim/fleet":    apart,

@@ -277,7 +277,8 @@ CREATE TABLE admins (
     totp_secret       BYTEA,
     totp_confirmed_at BIGINT,
     totp_step         BIGINT,
-    oidc_subject      TEXT
+    oidc_subject      TEXT,
+    scopes            TEXT NOT NULL DEFAULT '' -- granted beyond those of the role, space separated
 );
 CREATE UNIQUE INDEX idx_admins_oidc ON admins (oidc_subject) WHERE oidc_subject IS NOT NULL;
 

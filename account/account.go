@@ -168,6 +168,7 @@ type Profile struct {
 	EmailVerified bool
 	CreatedAt     time.Time
 	Identities    []LinkedIdentity // of a person, the oldest first; only filled by [Service.Me]
+	staffScopes   []string         // of a member of staff, for their next token
 }
 
 // Me reads the signed-in person. ErrInvalidToken when the account is gone,
@@ -197,7 +198,7 @@ func (s *Service) profile(ctx context.Context, tx Tx, of Subject) (p Profile, er
 	if of.Audience == AudienceAdmin {
 		var m Admin
 		m, err = tx.Admin(ctx, of.ID)
-		p = Profile{Kind: m.Role.actorKind(), ID: m.ID, Email: m.Email, EmailVerified: true, CreatedAt: m.CreatedAt}
+		p = Profile{Kind: m.Role.actorKind(), ID: m.ID, Email: m.Email, EmailVerified: true, CreatedAt: m.CreatedAt, staffScopes: m.tokenScopes()}
 		disabledAt = m.DisabledAt
 	} else {
 		var u User

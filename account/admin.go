@@ -145,7 +145,7 @@ func (s *Service) admit(ctx context.Context, checked Admin, password string, ste
 			}
 		}
 		tokens, err = s.open(ctx, tx, opening{
-			audience: AudienceAdmin, subject: a.ID, role: string(a.Role), method: method, scopes: staffScopes(a.Role), from: from,
+			audience: AudienceAdmin, subject: a.ID, role: string(a.Role), method: method, scopes: a.tokenScopes(), from: from,
 		})
 		return err
 	})
@@ -180,11 +180,14 @@ func (r AdminRole) actorKind() registry.ActorKind {
 	return registry.ActorAdmin
 }
 
-func staffScopes(r AdminRole) []string {
-	if r == AdminRoleSupport {
+// tokenScopes are the scopes that the member's tokens carry: those of the role, and what
+// was granted.
+func (a Admin) tokenScopes() []string {
+	if a.Role == AdminRoleSupport {
 		return []string{registry.ScopeDeviceRead}
 	}
-	return []string{registry.ScopeDeviceRead, registry.ScopeDeviceControl, registry.ScopeDeviceConfigure, registry.ScopeConfigWrite}
+	scopes := []string{registry.ScopeDeviceRead, registry.ScopeDeviceControl, registry.ScopeDeviceConfigure, registry.ScopeConfigWrite}
+	return append(scopes, a.Scopes...)
 }
 
 // EnsureAdmin makes the first administrator, and does nothing when there is
@@ -220,7 +223,7 @@ func (s *Service) EnsureAdmin(ctx context.Context, email, password string) (crea
 // CreateAdmin makes a member of staff, for an operator. Errors as
 // [Service.CreateStaff].
 func (s *Service) CreateAdmin(ctx context.Context, email, password string, role AdminRole) (Admin, error) {
-	return s.CreateStaff(ctx, registry.System(), email, password, role)
+	return s.CreateStaff(ctx, registry.System(), email, password, role, nil)
 }
 
 func (s *Service) newAdmin(ctx context.Context, email, password string, role AdminRole) (Admin, error) {
@@ -257,5 +260,9 @@ func (s *Service) insertAdmin(ctx context.Context, tx Tx, by registry.Actor, a A
 	if err := tx.InsertAdmin(ctx, a); err != nil {
 		return err
 	}
-	return s.audit(ctx, tx, by, "staff_created", a.CreatedAt, map[string]any{"admin_id": a.ID, "role": string(a.Role)})
+	err := s.audit(ctx, tx, by, "staff_created", a.CreatedAt, map[string]any{"admin_id": a.ID, "role": string(a.Role)})
+	if err != nil || len(a.Scopes) == 0 {
+		return err
+	}
+	return s.auditScopes(ctx, tx, by, a.ID, nil, a.Scopes, a.CreatedAt)
 }

@@ -33,7 +33,7 @@ func (s *Service) ActorNamed(ctx context.Context, a registry.Actor, reference st
 			if err == nil && !m.DisabledAt.IsZero() {
 				err = ErrAccountDisabled
 			}
-			named = registry.Actor{Kind: m.Role.actorKind(), ID: m.ID, Scopes: staffScopes(m.Role)}
+			named = registry.Actor{Kind: m.Role.actorKind(), ID: m.ID, Scopes: m.tokenScopes()}
 			return err
 		case "service":
 			account, err := tx.ServiceAccount(ctx, id)

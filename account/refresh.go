@@ -130,7 +130,7 @@ func (s *Service) family(ctx context.Context, tx Tx, hash []byte) (Session, Refr
 }
 
 // rotate gives a session its next tokens. Who it is of is read anew: a member of staff
-// may have another role.
+// may have another role, or other scopes.
 func (s *Service) rotate(ctx context.Context, tx Tx, x Session, from registry.Actor, now time.Time) (Tokens, Profile, error) {
 	p, err := s.profile(ctx, tx, x.Of)
 	if err != nil {
@@ -139,7 +139,7 @@ func (s *Service) rotate(ctx context.Context, tx Tx, x Session, from registry.Ac
 	role := ""
 	if x.Of.Audience == AudienceAdmin {
 		role = string(p.Kind)
-		x.Scopes = staffScopes(AdminRole(role))
+		x.Scopes = p.staffScopes
 	}
 	idle, _ := lifetime(x.Of.Audience)
 	x.LastUsedAt, x.ExpiresAt = now, now.Add(idle)

@@ -8,7 +8,6 @@ import (
 	"database/sql"
 	"encoding/pem"
 	"log/slog"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +15,7 @@ import (
 	"github.com/opticworks/devicecloud/account"
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/sqlstore"
+	"github.com/opticworks/devicecloud/sqlstore/schematest"
 	"github.com/opticworks/devicecloud/topic"
 )
 
@@ -80,7 +80,7 @@ func newWorld(t testing.TB, change func(*account.Options)) *world {
 	w := &world{clock: &clock{t: time.Date(2026, 1, 15, 10, 0, 0, 0, time.UTC)}, logs: &bytes.Buffer{}}
 	log := slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
-	w.file = filepath.Join(t.TempDir(), "d.db")
+	w.file = schematest.SQLiteFile(t)
 	if w.db, err = sqlstore.Open(ctx, "sqlite:"+w.file, sqlstore.Options{}); err != nil {
 		t.Fatal(err)
 	}

@@ -279,7 +279,7 @@ const (
 	ReasonReuse     = "refresh_reuse"
 	ReasonErased    = "erased"
 	ReasonDisabled  = "disabled"
-	ReasonChanged   = "changed" // the role or the password of a member of staff
+	ReasonChanged   = "changed" // the role, the scopes or the password of a member of staff
 	ReasonStaff     = "staff"   // by staff, for a person
 )
 

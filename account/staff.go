@@ -3,6 +3,7 @@ package account
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/opticworks/devicecloud/registry"
@@ -20,17 +21,25 @@ func (s *Service) Staff(ctx context.Context, a registry.Actor, after string, lim
 	return list, err
 }
 
-// CreateStaff makes a member of staff who signs in by password. ErrInvalidEmail,
-// ErrInvalidRole, ErrWeakPassword (12 to 256 characters), ErrEmailTaken, Forbidden,
-// ErrUnavailable.
-func (s *Service) CreateStaff(ctx context.Context, a registry.Actor, email, password string, role AdminRole) (Admin, error) {
+// CreateStaff makes a member of staff who signs in by password, with scopes as of
+// [Service.ChangeStaff]. ErrInvalidEmail, ErrInvalidRole, ErrStaffScope, ErrWeakPassword
+// (12 to 256 characters), ErrEmailTaken, Forbidden, ErrUnavailable.
+func (s *Service) CreateStaff(ctx context.Context, a registry.Actor, email, password string, role AdminRole, scopes []string) (Admin, error) {
 	if err := adminOnly(a); err != nil {
+		return Admin{}, err
+	}
+	scopes, err := grantable(scopes)
+	if err == nil && len(scopes) > 0 && role == AdminRoleSupport {
+		err = ErrStaffScope
+	}
+	if err != nil {
 		return Admin{}, err
 	}
 	m, err := s.newAdmin(ctx, email, password, role)
 	if err != nil {
 		return Admin{}, err
 	}
+	m.Scopes = scopes
 	if err := s.store.InTx(ctx, func(tx Tx) error { return s.insertAdmin(ctx, tx, a, m) }); err != nil {
 		return Admin{}, err
 	}
@@ -40,19 +49,45 @@ func (s *Service) CreateStaff(ctx context.Context, a registry.Actor, email, pass
 // StaffChange is what changes about a member of staff; nil is what stays.
 type StaffChange struct {
 	Role     *AdminRole
+	Scopes   *[]string // all that are granted beyond those of the role; empty withdraws them
 	Disabled *bool
 }
 
-// ChangeStaff changes a member's role, or disables or enables them. Any change ends
-// all of their sessions. The last administrator who is not disabled stays one, however
-// many ask at once: ErrLastAdmin. Other errors: ErrInvalidRole, ErrAdminNotFound,
-// Forbidden.
+// grantable puts scopes that are to be granted to an administrator in order, each once;
+// ErrStaffScope.
+func grantable(scopes []string) ([]string, error) {
+	if len(scopes) == 0 {
+		return nil, nil
+	}
+	scopes, err := parseScopes(scopes, []string{registry.ScopeSIM})
+	if err != nil {
+		return nil, ErrStaffScope
+	}
+	return scopes, nil
+}
+
+// ChangeStaff changes a member's role, grants or withdraws scopes, or disables or enables
+// them. Any change ends all of their sessions, and another role the scopes that were
+// granted: with the next sign-in the tokens carry what holds now. Scopes are granted to
+// administrators alone, by another one; anybody may give up their own. The last
+// administrator who is not disabled stays one, however many ask at once: ErrLastAdmin.
+// Other errors: ErrInvalidRole, ErrStaffScope, ErrOwnScopes, ErrAdminNotFound, Forbidden.
 func (s *Service) ChangeStaff(ctx context.Context, a registry.Actor, adminID string, c StaffChange) (m Admin, err error) {
 	if err := adminOnly(a); err != nil {
 		return Admin{}, err
 	}
 	if c.Role != nil && !c.Role.valid() {
 		return Admin{}, ErrInvalidRole
+	}
+	if c.Scopes != nil {
+		scopes, err := grantable(*c.Scopes)
+		if err == nil && len(scopes) > 0 && c.Role != nil && *c.Role == AdminRoleSupport {
+			err = ErrStaffScope
+		}
+		if err != nil {
+			return Admin{}, err
+		}
+		c.Scopes = &scopes
 	}
 	var sids []string
 	at := s.now()
@@ -66,10 +101,20 @@ func (s *Service) ChangeStaff(ctx context.Context, a registry.Actor, adminID str
 			changed, err := tx.SetAdminRole(ctx, adminID, *c.Role, false, at)
 			if err == nil && changed {
 				reason = ReasonChanged
-				err = s.audit(ctx, tx, a, "staff_role_changed", at, map[string]any{"admin_id": adminID, "from": string(m.Role), "to": string(*c.Role)})
+				err = s.auditRole(ctx, tx, a, m, *c.Role, at)
+				m.Role, m.Scopes = *c.Role, nil
 			}
 			if err != nil {
 				return err
+			}
+		}
+		if c.Scopes != nil {
+			changed, err := s.setStaffScopes(ctx, tx, a, m, *c.Scopes, at)
+			if err != nil {
+				return err
+			}
+			if changed {
+				reason = ReasonChanged
 			}
 		}
 		if c.Disabled != nil {
@@ -94,6 +139,38 @@ func (s *Service) ChangeStaff(ctx context.Context, a registry.Actor, adminID str
 	}
 	s.ended(sids...)
 	return m, nil
+}
+
+// auditRole records that a member has another role, and that what was granted to them has
+// ended with the old one.
+func (s *Service) auditRole(ctx context.Context, tx Tx, by registry.Actor, m Admin, role AdminRole, at time.Time) error {
+	err := s.audit(ctx, tx, by, "staff_role_changed", at, map[string]any{"admin_id": m.ID, "from": string(m.Role), "to": string(role)})
+	if err != nil || len(m.Scopes) == 0 {
+		return err
+	}
+	return s.auditScopes(ctx, tx, by, m.ID, m.Scopes, nil, at)
+}
+
+// auditScopes records a grant or its end; each has such a row, whatever brought it.
+func (s *Service) auditScopes(ctx context.Context, tx Tx, by registry.Actor, adminID string, from, to []string, at time.Time) error {
+	return s.audit(ctx, tx, by, "staff_scopes_changed", at, map[string]any{"admin_id": adminID, "from": append([]string{}, from...), "to": append([]string{}, to...)})
+}
+
+// setStaffScopes grants or withdraws scopes, as they stand in m until now.
+func (s *Service) setStaffScopes(ctx context.Context, tx Tx, a registry.Actor, m Admin, scopes []string, at time.Time) (changed bool, err error) {
+	switch {
+	case slices.Equal(m.Scopes, scopes):
+		return false, nil
+	case m.Role != AdminRoleAdmin && len(scopes) > 0:
+		return false, ErrStaffScope
+	case a.Kind == registry.ActorAdmin && a.ID == m.ID && slices.ContainsFunc(scopes, func(scope string) bool { return !slices.Contains(m.Scopes, scope) }):
+		return false, ErrOwnScopes
+	}
+	changed, err = tx.SetAdminScopes(ctx, m.ID, scopes, at)
+	if err == nil && changed {
+		err = s.auditScopes(ctx, tx, a, m.ID, m.Scopes, scopes, at)
+	}
+	return changed, err
 }
 
 func (s *Service) setStaffDisabled(ctx context.Context, tx Tx, a registry.Actor, adminID string, disabled bool, at time.Time) (changed bool, err error) {

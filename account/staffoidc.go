@@ -149,10 +149,10 @@ type StaffReturn struct {
 
 // FinishStaffLogin lets in a member of staff whom the identity provider vouches for,
 // and makes them at the first time. Their groups there decide the role at each sign-in;
-// another role than before ends their other sessions. Errors: ErrInvalidProvider,
-// ErrInvalidState when the browser did not begin this or took too long, ErrInvalidToken,
-// ErrEmailNotVerified, registry.ErrInsufficientRole for nobody's group,
-// ErrLinkRequired when the e-mail is that of another member, ErrAccountDisabled,
+// another role than before ends their other sessions and the scopes that were granted.
+// Errors: ErrInvalidProvider, ErrInvalidState when the browser did not begin this or took
+// too long, ErrInvalidToken, ErrEmailNotVerified, registry.ErrInsufficientRole for nobody's
+// group, ErrLinkRequired when the e-mail is that of another member, ErrAccountDisabled,
 // ErrProviderUnavailable, ErrUnavailable.
 func (s *Service) FinishStaffLogin(ctx context.Context, back StaffReturn, from registry.Actor) (Tokens, Admin, error) {
 	if s.opts.StaffProvider == nil {
@@ -174,7 +174,7 @@ func (s *Service) FinishStaffLogin(ctx context.Context, back StaffReturn, from r
 			return ErrAccountDisabled
 		}
 		tokens, err = s.open(ctx, tx, opening{
-			audience: AudienceAdmin, subject: m.ID, role: string(m.Role), method: methodOIDC, scopes: staffScopes(m.Role), from: from,
+			audience: AudienceAdmin, subject: m.ID, role: string(m.Role), method: methodOIDC, scopes: m.tokenScopes(), from: from,
 		})
 		return err
 	})
@@ -251,8 +251,8 @@ func (s *Service) staffMember(ctx context.Context, tx Tx, who StaffIdentity, rol
 		return m, nil, err
 	}
 	from.Kind, from.ID = role.actorKind(), m.ID
-	err = s.audit(ctx, tx, from, "staff_role_changed", at, map[string]any{"admin_id": m.ID, "from": string(m.Role), "to": string(role)})
-	m.Role = role
+	err = s.auditRole(ctx, tx, from, m, role, at)
+	m.Role, m.Scopes = role, nil
 	return m, sids, err
 }
 

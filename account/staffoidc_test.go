@@ -105,6 +105,25 @@ func TestStaffOIDC(t *testing.T) {
 			}
 		}
 	})
+	t.Run("what was granted stays with the member until the groups make another role", func(t *testing.T) {
+		w, d := newDirectory(t)
+		_, m := in(t, w)
+		w.grant(t, registry.System(), m.ID, registry.ScopeSIM)
+		for range 2 {
+			if tokens, _ := in(t, w); !w.alive(t, "granted", tokens).Has(registry.ScopeSIM) {
+				t.Error("the token does not carry the grant")
+			}
+		}
+		for _, group := range []string{"help", "ops"} {
+			d.who.Groups = []string{group}
+			if tokens, got := in(t, w); len(got.Scopes) != 0 || w.alive(t, group, tokens).Has(registry.ScopeSIM) {
+				t.Errorf("as %s: %v", group, got.Scopes)
+			}
+		}
+		if n := w.events(t)["staff_scopes_changed"]; n != 2 {
+			t.Errorf("%d rows in the trail", n)
+		}
+	})
 	t.Run("the groups decide the role at each sign-in, and another role ends the other sessions", func(t *testing.T) {
 		w, d := newDirectory(t)
 		first, _ := in(t, w)

@@ -81,10 +81,13 @@ type AdminTx interface {
 	AdminByOIDC(ctx context.Context, subject string) (Admin, error)
 	// SetAdminEmail changes the e-mail; ErrEmailTaken.
 	SetAdminEmail(ctx context.Context, adminID, email string, at time.Time) error
-	// SetAdminRole changes the role; changed says whether it was another. Unless
-	// evenLast, it leaves the last administrator that is not disabled alone:
-	// ErrLastAdmin.
+	// SetAdminRole changes the role; changed says whether it was another. The scopes that
+	// were granted go with the old one. Unless evenLast, it leaves the last administrator
+	// that is not disabled alone: ErrLastAdmin.
 	SetAdminRole(ctx context.Context, adminID string, role AdminRole, evenLast bool, at time.Time) (changed bool, err error)
+	// SetAdminScopes replaces the scopes that are granted beyond those of the role; changed
+	// says whether they were others. ErrStaffScope for who is no administrator.
+	SetAdminScopes(ctx context.Context, adminID string, scopes []string, at time.Time) (changed bool, err error)
 	// SetAdminDisabled disables (disabledAt) or enables (zero time); changed says
 	// whether it was otherwise before. ErrLastAdmin as of SetAdminRole.
 	SetAdminDisabled(ctx context.Context, adminID string, disabledAt, at time.Time) (changed bool, err error)
@@ -198,6 +201,7 @@ type Admin struct {
 	Email           string       // normalised
 	PasswordHash    PasswordHash // "" for who signs in through the identity provider alone
 	Role            AdminRole
+	Scopes          []string // granted beyond those of the role, to an administrator; see [Service.ChangeStaff]
 	DisabledAt      time.Time
 	CreatedAt       time.Time
 	TOTPSecret      SealedTOTP
@@ -223,5 +227,7 @@ var (
 	ErrIdentityNotFound = registry.E(registry.NotFound, "identity_not_found", "You have no identity of this provider.")
 	ErrLastIdentity     = registry.E(registry.Conflict, "last_identity", "This is the only way into the account. Add another one first, or delete the account.")
 	ErrIdentityTaken    = registry.E(registry.Conflict, "identity_taken", "This identity belongs to somebody else.")
+	ErrStaffScope       = registry.E(registry.Invalid, "invalid_scope", "Only admin:sim can be granted, and to administrators alone.")
+	ErrOwnScopes        = registry.E(registry.Forbidden, "own_scopes", "Nobody grants scopes to themselves. Ask another administrator.")
 	ErrLastAdmin        = registry.E(registry.Conflict, "last_admin", "This is the last administrator.")
 )

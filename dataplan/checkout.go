@@ -31,7 +31,7 @@ type Provider interface {
 	// version of the provider's interface.
 	Complete(ctx context.Context, r Report) (Report, error)
 	// Refund gives back an amount of a payment, 0 for all that is left; the same key again
-	// gives nothing back.
+	// gives nothing back; with another amount it is ErrKeyReused.
 	Refund(ctx context.Context, p Purchase, intentID string, amount int64, key string) error
 	// CancelSubscription ends a subscription now; one that has ended is no error.
 	CancelSubscription(ctx context.Context, subscriptionID string) error

@@ -190,6 +190,35 @@ func TestRefundOfASubscriptionEndsIt(t *testing.T) {
 	}
 }
 
+// What fails between the two halves of it is done by the next try, also when the provider
+// has reported the refund meanwhile: a subscription that goes on after it would be charged
+// again.
+func TestARefundThatWasCutOffEndsTheSubscription(t *testing.T) {
+	for name, fail := range map[string]int{"the first half fails": 1, "the second half fails": 2} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, engines["sqlite"](t))
+			p := w.buy("u", w.device(), "monthly", "k")
+			x := events{p}
+			w.take(x.completed())
+			w.take(x.invoice(0, true))
+			w.provider.failAt = fail
+			_, err := w.service.Refund(t.Context(), admin(), p.ID, 0, "r", "asked for")
+			is(t, "the provider fails", err, dataplan.ErrPaymentProvider)
+			if w.provider.moved > 0 {
+				back := x.refunded(490, true)
+				back.IntentID = "pi_0_" + p.ID
+				w.take(back)
+			}
+			if _, err := w.service.Refund(t.Context(), admin(), p.ID, 0, "r", "asked for"); err != nil && w.provider.moved == 0 {
+				t.Error("again:", err)
+			}
+			if w.provider.moved == 0 || len(w.provider.canceled) == 0 {
+				t.Errorf("%d refunds, canceled %v", w.provider.moved, w.provider.canceled)
+			}
+		})
+	}
+}
+
 // What no report told is found out by asking.
 func TestReconcile(t *testing.T) {
 	eachEngine(t, func(t *testing.T, w *world) {

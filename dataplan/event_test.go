@@ -245,3 +245,35 @@ func TestASubscriptionLives(t *testing.T) {
 		equal(t, "entitled at the end", w.entitled(device), false)
 	})
 }
+
+// Whoever was erased pays no more: nobody is left who could end what renews itself.
+func TestAnErasedBuyerPaysNoMore(t *testing.T) {
+	eachEngine(t, func(t *testing.T, w *world) {
+		purchases := map[string]dataplan.Purchase{}
+		for _, id := range []string{"gone", "stays"} {
+			p := w.buy(id, w.device(), "monthly", "k")
+			x := events{p}
+			w.take(x.completed())
+			w.take(x.invoice(0, true))
+			purchases[id] = p
+		}
+		single := w.buy("gone", w.device(), "once", "k2")
+		w.take(events{single}.completed())
+		reconcile := func() error { return w.service.Reconcile(t.Context()) }
+		is(t, "while everybody is there", reconcile(), nil)
+		equal(t, "ended", len(w.provider.canceled), 0)
+		w.erase("gone")
+		w.provider.fail = dataplan.ErrPaymentProvider
+		is(t, "the provider fails", reconcile(), dataplan.ErrPaymentProvider)
+		is(t, "again", reconcile(), nil)
+		is(t, "and again", reconcile(), nil)
+		equal(t, "ended", fmt.Sprint(w.provider.canceled), "[sub_"+purchases["gone"].ID+"]")
+		equal(t, "it is known that it ends", w.purchase(purchases["gone"].ID).EndedAt.IsZero(), false)
+		equal(t, "another one goes on", w.purchase(purchases["stays"].ID).EndedAt.IsZero(), true)
+		equal(t, "what was paid once stays", w.purchase(single.ID).Status, dataplan.Paid)
+		equal(t, "audited", w.audits("subscription_ended"), 1)
+		report := events{purchases["gone"]}.subscription(true)
+		w.take(report)
+		equal(t, "the provider's report after it", w.purchase(purchases["gone"].ID).Status, dataplan.Paid)
+	})
+}

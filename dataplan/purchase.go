@@ -128,6 +128,9 @@ type PurchaseTx interface {
 	WaitingPurchases(ctx context.Context, after string, limit int) ([]Purchase, error)
 	// StaleCheckouts lists open checkouts whose time was over before the given time.
 	StaleCheckouts(ctx context.Context, before time.Time, limit int) ([]Purchase, error)
+	// OrphanedSubscriptions lists subscriptions that go on although their buyer was erased,
+	// in order of id after the given one.
+	OrphanedSubscriptions(ctx context.Context, after string, limit int) ([]Purchase, error)
 	// EndedPurchases lists the active ones whose time was over before the given time.
 	EndedPurchases(ctx context.Context, before time.Time, limit int) ([]Purchase, error)
 

@@ -37,11 +37,11 @@ func (s *Service) Run(ctx context.Context) {
 	}
 }
 
-// Reconcile settles checkouts whose time is over by asking the provider, ends purchases
-// whose time is over, and forgets old events. It needs no outside caller and so no shared
+// Reconcile settles checkouts whose time is over by asking the provider, ends subscriptions
+// of people who were erased and purchases whose time is over, and forgets old events. It needs no outside caller and so no shared
 // secret for one.
 func (s *Service) Reconcile(ctx context.Context) error {
-	return errors.Join(s.settleCheckouts(ctx), s.endPurchases(ctx), s.forgetEvents(ctx))
+	return errors.Join(s.settleCheckouts(ctx), s.endOrphans(ctx), s.endPurchases(ctx), s.forgetEvents(ctx))
 }
 
 // settleCheckouts asks how the open checkouts ended whose time is over.
@@ -84,6 +84,48 @@ func (s *Service) settleCheckout(ctx context.Context, p Purchase) error {
 		}
 		_, err = s.merge(ctx, tx, registry.System(), Event{Report: report, Name: "reconciled", Created: s.now()})
 		return err
+	})
+}
+
+// endOrphans ends the subscriptions of people who were erased. Nobody is left who could
+// end them, and the provider would charge a card for ever. One that fails holds up none
+// of the others.
+func (s *Service) endOrphans(ctx context.Context) error {
+	if s.opts.Provider == nil {
+		return nil
+	}
+	var failed []error
+	for after := ""; ; {
+		var list []Purchase
+		err := s.store.View(ctx, func(tx Tx) (err error) {
+			list, err = tx.OrphanedSubscriptions(ctx, after, reconcileBatch)
+			return err
+		})
+		for _, p := range list {
+			failed = append(failed, s.endOrphan(ctx, p))
+			after = p.ID
+		}
+		if err != nil || len(list) < reconcileBatch || ctx.Err() != nil {
+			return errors.Join(append(failed, err)...)
+		}
+	}
+}
+
+func (s *Service) endOrphan(ctx context.Context, p Purchase) error {
+	if err := s.opts.Provider.CancelSubscription(ctx, p.SubscriptionID); err != nil {
+		return err
+	}
+	return s.store.InTx(ctx, func(tx Tx) error {
+		now, err := tx.Purchase(ctx, p.ID)
+		if err != nil || !now.EndedAt.IsZero() {
+			return err // the provider's report was faster
+		}
+		now.EndedAt = s.now()
+		const why = "the buyer was erased"
+		if err := s.audit(ctx, tx, registry.System(), now.DeviceID, "subscription_ended", map[string]any{"purchase_id": now.ID, "why": why}); err != nil {
+			return err
+		}
+		return s.settle(ctx, tx, registry.System(), &now, now.Stage, why)
 	})
 }
 

@@ -10,7 +10,7 @@ import (
 // that is left of the latest payment. A subscription ends with it when all is given back.
 // The purchase follows when the provider reports the refund. The same key again gives
 // nothing back. Errors: ErrFeatureDisabled, ErrInsufficientRole, ErrInsufficientScope,
-// ErrPurchaseNotFound, ErrNotRefundable, Invalid, ErrPaymentProvider.
+// ErrPurchaseNotFound, ErrNotRefundable, Invalid, ErrKeyReused, ErrPaymentProvider.
 func (s *Service) Refund(ctx context.Context, a registry.Actor, purchaseID string, amount int64, key, reason string) (p Purchase, err error) {
 	if err := manager(a); err != nil {
 		return p, err
@@ -43,13 +43,16 @@ func (s *Service) Refund(ctx context.Context, a registry.Actor, purchaseID strin
 	if err != nil {
 		return Purchase{}, err
 	}
-	if err := s.opts.Provider.Refund(ctx, p, intent, amount, key); err != nil {
-		return Purchase{}, err
-	}
+	// The subscription first: if the money went back and the rest was lost, the provider's
+	// report would make the purchase refunded, no second try would come as far as this, and
+	// the next period would be charged.
 	if p.SubscriptionID != "" && amount == 0 {
 		if err := s.opts.Provider.CancelSubscription(ctx, p.SubscriptionID); err != nil {
 			return Purchase{}, err
 		}
+	}
+	if err := s.opts.Provider.Refund(ctx, p, intent, amount, key); err != nil {
+		return Purchase{}, err
 	}
 	return p, nil
 }

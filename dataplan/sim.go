@@ -3,6 +3,7 @@ package dataplan
 import (
 	"context"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/opticworks/devicecloud/registry"
@@ -86,9 +87,8 @@ func (s SIM) Blocked(now time.Time) (c Connectivity, ok bool) {
 	return Connectivity{}, false
 }
 
-// ScopeSIM lets a token see the numbers of SIMs in full, and manage SIMs. No person's
-// token carries it, staff included: a service account is given it on purpose.
-// [contracts E.4]
+// ScopeSIM lets a token see the numbers of SIMs in full, and manage SIMs. It is given on
+// purpose, to service accounts and to administrators. [contracts E.4]
 const ScopeSIM = registry.ScopeSIM
 
 // SIMFilter narrows a list of SIMs.
@@ -172,6 +172,29 @@ func (s *Service) SIM(ctx context.Context, a registry.Actor, simID int64) (sim S
 		return err
 	})
 	return sim, err
+}
+
+// ShowsNumbers reports whether the caller may be answered with the numbers of these SIMs
+// in full, and records that a member of staff is. Whoever answers with SIMs asks it, once
+// for the whole answer.
+func (s *Service) ShowsNumbers(ctx context.Context, a registry.Actor, sims ...SIM) (full bool, err error) {
+	switch {
+	case !a.Has(ScopeSIM):
+		return false, nil
+	case a.Kind == registry.ActorService || len(sims) == 0:
+		return true, nil
+	}
+	ids, deviceID := make([]string, len(sims)), ""
+	for i, sim := range sims {
+		ids[i] = strconv.FormatInt(sim.ID, 10)
+	}
+	if len(sims) == 1 {
+		deviceID = sims[0].DeviceID
+	}
+	err = s.store.InTx(ctx, func(tx Tx) error {
+		return s.audit(ctx, tx, a, deviceID, "sim_numbers_read", map[string]any{"sim_ids": ids})
+	})
+	return err == nil, err
 }
 
 // DeviceSIM reads the SIM that is in a device, for who may see it

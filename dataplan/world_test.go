@@ -8,19 +8,20 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/opticworks/devicecloud/account"
 	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/sqlstore/pgtest"
+	"github.com/opticworks/devicecloud/sqlstore/schematest"
 )
 
-var postgres pgtest.Fixture
+var postgres = pgtest.Fixture{Prepare: schematest.Migrate}
 
 func TestMain(m *testing.M) {
 	// Each check commits a dozen times: a hundred of them on two engines take minutes.
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 
 // engines are the databases that the tests run on.
 var engines = map[string]func(t testing.TB) string{
-	"sqlite":   func(t testing.TB) string { return "sqlite:" + filepath.Join(t.TempDir(), "d.db") },
+	"sqlite":   schematest.SQLite,
 	"postgres": func(t testing.TB) string { return postgres.URL(t) },
 }
 
@@ -57,6 +58,8 @@ type provider struct {
 	mu       sync.Mutex
 	live     bool
 	fail     error // of the next call
+	failAt   int   // which call of a refund fails, counted from 1; 0: none
+	moved    int   // refunds that succeeded
 	sessions map[string]dataplan.Session
 	made     int
 	reports  map[string]dataplan.Report // by session
@@ -101,14 +104,29 @@ func (p *provider) Refund(_ context.Context, _ dataplan.Purchase, intent string,
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.refunds[intent+" "+key] = amount
+	err := p.step()
+	if err == nil {
+		p.moved++
+	}
+	return err
+}
+
+// step is a call that fails when it is its turn to.
+func (p *provider) step() error {
+	if p.failAt--; p.failAt == 0 {
+		return dataplan.ErrPaymentProvider
+	}
 	return p.failed()
 }
 
 func (p *provider) CancelSubscription(_ context.Context, id string) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if err := p.step(); err != nil {
+		return err
+	}
 	p.canceled = append(p.canceled, id)
-	return p.failed()
+	return nil
 }
 
 // world is the domain over a real store.
@@ -122,6 +140,7 @@ type world struct {
 	mu       sync.Mutex
 	time     time.Time
 	devices  int
+	people   map[string]bool
 }
 
 var t0 = time.Date(2026, 1, 22, 10, 0, 0, 0, time.UTC)
@@ -201,9 +220,36 @@ func admin() registry.Actor {
 	return registry.Actor{Kind: registry.ActorAdmin, ID: "root", Scopes: []string{registry.ScopeConfigWrite}}
 }
 
+// person makes an account, once.
+func (w *world) person(id string) {
+	w.t.Helper()
+	if w.people[id] {
+		return
+	}
+	if w.people == nil {
+		w.people = map[string]bool{}
+	}
+	w.people[id] = true
+	err := w.db.Accounts().InTx(w.t.Context(), func(tx account.Tx) error {
+		return tx.InsertUser(w.t.Context(), account.User{ID: id, CreatedAt: t0})
+	})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+}
+
+// erase is what the erasure of a person leaves of an account: nothing.
+func (w *world) erase(id string) {
+	w.t.Helper()
+	if err := w.db.Accounts().InTx(w.t.Context(), func(tx account.Tx) error { return tx.EraseUser(w.t.Context(), id, "", w.now()) }); err != nil {
+		w.t.Fatal(err)
+	}
+}
+
 // buy begins a purchase.
 func (w *world) buy(userID, device, plan, key string) dataplan.Purchase {
 	w.t.Helper()
+	w.person(userID)
 	p, _, err := w.service.Checkout(w.t.Context(), user(userID), dataplan.Order{PlanID: plan, DeviceID: device, Key: key})
 	if err != nil {
 		w.t.Fatal(err)

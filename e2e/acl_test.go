@@ -45,7 +45,7 @@ func goodPayload(d Device, suffix string) []byte {
 	case "diag/response":
 		return []byte(`{"request_id":"r1","timestamp":"2026-01-15T10:00:00Z","diagnostics":{}}`)
 	}
-	return []byte(`{"request_id":"r1","command_id":"c1","status":"succeeded"}`)
+	return []byte(`{"request_id":"r1","purpose":"stream","command_id":"c1","status":"succeeded"}`)
 }
 
 // lookAlikes are ways to write another device's topic, or something that a careless

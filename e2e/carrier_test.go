@@ -164,6 +164,7 @@ func TestSIMJourney(t *testing.T) {
 	if got := c.Do("GET", "/api/devices/"+d.ID+"/sim", viewer.Token, nil, nil); got != http.StatusNotFound {
 		t.Errorf("a stranger gets %d", got)
 	}
+	c.permitted(t, admin, d.ID, iccid)
 
 	// A number in a path is no id, and the log masks it.
 	if got := c.Do("GET", "/admin/sims/"+iccid, admin, nil, nil); got != http.StatusNotFound {
@@ -205,6 +206,47 @@ func TestSIMJourney(t *testing.T) {
 		if !seen[want] {
 			t.Errorf("%s is not in the trail: %v", want, seen)
 		}
+	}
+}
+
+// permitted is the way of an administrator who needs the numbers of SIM cards: another one
+// grants it, it counts from the next sign-in, and each time is in the trail.
+func (c *Cloud) permitted(t *testing.T, admin, deviceID, iccid string) {
+	t.Helper()
+	c = c.For(t)
+	m := c.newStaff(admin, "sims@example.com", "admin")
+	number := func(token string) string {
+		var list struct{ SIMs []simView }
+		c.Get("/admin/sims?device_id="+deviceID, token, &list)
+		if len(list.SIMs) != 1 {
+			t.Fatalf("the list has %+v", list.SIMs)
+		}
+		return list.SIMs[0].ICCID
+	}
+	if got := number(m.Token); got == iccid {
+		t.Error("an administrator sees the number without a grant")
+	}
+	page, grant := "/admin/staff/"+m.ID, object{"scopes": []string{"admin:sim"}}
+	if got := c.Do(http.MethodPatch, page, m.Token, grant, nil); got != http.StatusForbidden {
+		t.Errorf("a grant to oneself gets %d", got)
+	}
+	if got := c.Do(http.MethodPatch, page, admin, grant, nil); got != http.StatusOK {
+		t.Fatalf("the grant gets %d", got)
+	}
+	if got := c.Do(http.MethodGet, "/admin/sims", m.Token, nil, nil); got != http.StatusUnauthorized {
+		t.Errorf("the token from before gets %d", got)
+	}
+	m = c.staffLogin(t, m.Email, staffPassword)
+	c.scan.allow(m.Token)
+	if got := number(m.Token); got != iccid {
+		t.Errorf("who was permitted sees %s", got)
+	}
+	if got := number(admin); got == iccid {
+		t.Error("who permitted sees the number")
+	}
+	r := c.exchange(t, request{"GET", "/admin/audit?event=sim_numbers_read&actor=admin:" + m.ID, admin, "", ""})
+	if strings.Count(r.body, `"sim_numbers_read"`) != 1 || strings.Contains(r.body, iccid) {
+		t.Errorf("the trail has %s", r.body)
 	}
 }
 

@@ -2,15 +2,18 @@ package e2e_test
 
 import (
 	"bytes"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"mime/multipart"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/opticworks/devicecloud/cmd/devicecloud/app"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/partner/kvs"
 	"github.com/opticworks/devicecloud/standin/aws"
 )
@@ -26,6 +29,12 @@ type cinema struct {
 
 func openCinema(t *testing.T, env map[string]string) *cinema {
 	t.Helper()
+	return openCinemaAs(t, env, false)
+}
+
+// openCinemaAs is openCinema, as a process if wanted: with AWS as its environment says.
+func openCinemaAs(t *testing.T, env map[string]string, process bool) *cinema {
+	t.Helper()
 	s := aws.New(aws.Options{})
 	if err := s.Start("127.0.0.1:0"); err != nil {
 		t.Fatal(err)
@@ -39,9 +48,15 @@ func openCinema(t *testing.T, env map[string]string) *cinema {
 	for name, value := range env {
 		settings[name] = value
 	}
-	c := &cinema{aws: s, Cloud: Start(t, Options{Env: settings, Configure: func(config *app.Config) {
-		config.AWSAccess = kvs.Access{Endpoint: s.URL(), AccessKeyID: s.AccessKeyID, SecretAccessKey: s.SecretAccessKey}
-	}})}
+	options := Options{Env: settings, Configure: func(config *app.Config) {
+		config.AWSAccess = kvs.Access{Endpoint: s.URL(), AccessKeyID: s.AccessKeyID, SecretAccessKey: media.Secret(s.SecretAccessKey)}
+	}}
+	if process {
+		options.Process, options.Configure = true, nil
+		settings["AWS_ENDPOINT_URL"], settings["AWS_ACCESS_KEY_ID"], settings["AWS_SECRET_ACCESS_KEY"] = s.URL(), s.AccessKeyID, s.SecretAccessKey
+		settings["AWS_SESSION_TOKEN"], settings["AWS_CONFIG_FILE"], settings["AWS_SHARED_CREDENTIALS_FILE"] = "", "/dev/null", "/dev/null"
+	}
+	c := &cinema{aws: s, Cloud: Start(t, options)}
 	c.admin = c.AdminToken()
 	c.device, c.owner = c.EnrollAs(c.admin), c.UserToken("owner@example.com")
 	c.events = "/api/devices/" + c.device.ID + "/events"
@@ -183,6 +198,11 @@ func TestClassification(t *testing.T) {
 	if c.aws.Calls("") != calls {
 		t.Error("what is known is asked again")
 	}
+	// Without a picture in the stream there is nothing to look at, and nothing is paid.
+	c.deliver(t, ingestRoute, strings.Replace(motion(c.device, "dark"), "motion", "door", 1))
+	c.aws.Fail("GetImages", aws.Fault{Status: 404, Code: "ResourceNotFoundException"})
+	c.wants(t, "dark", nil, 409, "no_frame")
+	c.aws.Heal()
 	// The day's limit of nine: seven were paid for, of which two said nothing.
 	for i := range 2 {
 		id := fmt.Sprint("more-", i)
@@ -196,6 +216,72 @@ func TestClassification(t *testing.T) {
 		if strings.Contains(c.Log(), secret) {
 			t.Errorf("the log holds %s", secret)
 		}
+	}
+}
+
+// TestClassificationThroughAKill kills the program while a model looks at two pictures: one
+// that a person waits for, and one of the queue. Nobody begins a second time before the
+// claims of the dead have lapsed; then each is begun once more, by who asks and by itself.
+func TestClassificationThroughAKill(t *testing.T) {
+	t.Parallel()
+	c := openCinemaAs(t, map[string]string{"BEDROCK_ENABLED": "true", "BEDROCK_REGION": "us-east-1"}, true)
+	c.entitle(t)
+	c.aws.AddStream("cam-1")
+	if status := c.Do(http.MethodPatch, "/admin/devices/"+c.device.ID, c.admin, map[string]any{"video": map[string]string{"stream_name": "cam-1"}}, nil); status != 200 {
+		t.Fatalf("the stream is answered %d", status)
+	}
+	c.aws.Sees(aws.Sight{Delay: time.Minute})
+	c.deliver(t, ingestRoute, strings.Replace(motion(c.device, "asked"), "motion", "door", 1))
+	broken := make(chan error, 1)
+	go func() {
+		_, _, err := c.classify("asked", snapshot)
+		broken <- err
+	}()
+	c.deliver(t, ingestRoute, motion(c.device, "queued"))
+	Await(t, 15*time.Second, func() bool { return c.aws.Calls("Converse") == 2 }, func() string { return fmt.Sprint(c.aws.Calls("Converse"), " calls") })
+	c.Kill()
+	if err := <-broken; err == nil {
+		t.Error("the request was answered")
+	}
+	// Time passes, in the database: what is left are claims of the next 45 s.
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(c.DataDir(), "devicecloud.db")+"?_pragma=busy_timeout(10000)")
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.Now()
+	lapse := func() int64 {
+		res, err := db.Exec(`UPDATE event_classifications SET due_at = $1 WHERE status = 'running' AND due_at > $2 AND due_at <= $3`, now.Add(-time.Second).UnixMicro(), now.UnixMicro(), now.Add(45*time.Second).UnixMicro())
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	c.aws.Sees(aws.Sight{})
+	c.Restart()
+	c.owner = c.UserToken(c.owner.Email)
+	if n := c.aws.Calls("Converse"); n != 2 {
+		t.Errorf("%d calls before the claims have lapsed", n)
+	}
+	if n := lapse(); n != 2 {
+		t.Errorf("%d claims are left", n)
+	}
+	if err := db.Close(); err != nil {
+		t.Error(err)
+	}
+	answer := c.wants(t, "asked", snapshot, 200, "")
+	if answer["label"] != "person" {
+		t.Errorf("%v", answer)
+	}
+	Await(t, 30*time.Second, func() bool { return c.verdict("queued") == "person" }, func() string { return "nothing is said of the motion" })
+	for _, id := range []string{"asked", "queued"} {
+		c.wants(t, id, nil, 200, "")
+	}
+	if n := c.aws.Calls("Converse"); n != 4 {
+		t.Errorf("%d calls, want one more for each", n)
 	}
 }
 

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/gorilla/websocket"
 )
 
 // demoLimit is how long a newcomer waits for the fleet at most.
@@ -60,12 +62,14 @@ func startDemo(t *testing.T, dir string, settings map[string]string) *demoRun {
 	watchdog := time.AfterFunc(2*demoLimit, func() { _ = cmd.Process.Kill() })
 	defer watchdog.Stop()
 	var text strings.Builder
+	said := false // what the next line is for
 	for lines := bufio.NewScanner(out); lines.Scan(); {
 		line := lines.Text()
 		text.WriteString(line + "\n")
-		if command := strings.TrimSpace(line); strings.HasPrefix(command, "curl ") || strings.HasPrefix(command, "mosquitto_sub ") {
-			d.commands = append(d.commands, command)
+		if said {
+			d.commands = append(d.commands, strings.TrimSpace(line))
 		}
+		said = strings.HasPrefix(line, "  # ")
 		if strings.HasPrefix(line, "Ctrl-C stops") {
 			d.took, d.text = time.Since(began), text.String()
 			go func() { _, _ = io.Copy(io.Discard, out) }()
@@ -119,6 +123,97 @@ func (d *demoRun) buy(command string) {
 	}
 	list := d.command("/api/purchases")
 	Await(d.t, 20*time.Second, func() bool { return strings.Contains(d.paste(list), `"status":"ACTIVE"`) }, func() string { return d.paste(list) })
+}
+
+// answer pastes the one line that has all of the words in it, and decodes what it prints.
+func (d *demoRun) answer(into any, words ...string) {
+	d.t.Helper()
+	command := d.command(words...)
+	if out := d.paste(command); json.Unmarshal([]byte(out), into) != nil {
+		d.t.Fatalf("%s printed %s", command, out)
+	}
+}
+
+// watch pastes the lines about video, as far as a stand-in without pictures goes.
+func (d *demoRun) watch() {
+	d.t.Helper()
+	var player struct{ Protocol, Mode, URL string }
+	d.answer(&player, "/stream")
+	if player.Protocol != "hls" || player.Mode != "live" {
+		d.t.Errorf("the player is %+v", player)
+	}
+	for accept, want := range map[string]string{"text/html": "stand-in", "*/*": "#EXTM3U"} {
+		r, err := http.NewRequestWithContext(d.t.Context(), http.MethodGet, player.URL, nil)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		r.Header.Set("Accept", accept)
+		res, err := http.DefaultClient.Do(r)
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		page, err := io.ReadAll(res.Body)
+		_ = res.Body.Close()
+		if err != nil || res.StatusCode != http.StatusOK || !strings.Contains(string(page), want) {
+			d.t.Errorf("the address answers %d %s: %v", res.StatusCode, page, err)
+		}
+	}
+	var viewer struct {
+		Mode string
+		URL  string `json:"wss_url"`
+		ICE  []any  `json:"ice_servers"`
+	}
+	d.answer(&viewer, "/webrtc")
+	conn, _, err := websocket.DefaultDialer.DialContext(d.t.Context(), viewer.URL, nil)
+	if err != nil || viewer.Mode != "url" || len(viewer.ICE) < 2 {
+		d.t.Fatalf("the viewer is %+v: %v", viewer, err)
+	}
+	_ = conn.Close()
+
+	var taken struct{ Accepted, Duplicates int }
+	for i, want := range []int{1, 0} { // pasted again it is the same event
+		if d.answer(&taken, "X-Ingest-Signature"); taken.Accepted != want || taken.Duplicates != i {
+			d.t.Errorf("the event is answered %+v", taken)
+		}
+	}
+	var seen struct{ Label, Summary string }
+	if d.answer(&seen, "/classify"); seen.Label != "person" || seen.Summary == "" {
+		d.t.Errorf("the model sees %+v", seen)
+	}
+}
+
+// operate pastes the lines of staff.
+func (d *demoRun) operate() {
+	d.t.Helper()
+	var rollout struct {
+		ID string `json:"rollout_id"`
+	}
+	if d.answer(&rollout, "release_id", "/admin/rollouts"); rollout.ID == "" {
+		d.t.Error("no rollout begins")
+	}
+	list := d.command("demo-admin.curl http", "/admin/rollouts")
+	Await(d.t, 60*time.Second, func() bool {
+		var all struct {
+			Rollouts []struct {
+				ID        string `json:"rollout_id"`
+				Status    string
+				Succeeded int
+			}
+		}
+		if err := json.Unmarshal([]byte(d.paste(list)), &all); err != nil {
+			d.t.Fatal(err)
+		}
+		for _, r := range all.Rollouts {
+			if r.ID == rollout.ID {
+				return r.Status == "finished" && r.Succeeded > 0
+			}
+		}
+		return false
+	}, func() string { return "the rollout does not finish: " + d.paste(list) })
+	var hook struct{ ID, Secret string }
+	if d.answer(&hook, "/admin/webhooks"); hook.ID == "" || !strings.HasPrefix(hook.Secret, "whsec_") {
+		d.t.Errorf("the webhook is %+v", hook)
+	}
 }
 
 // command is the one printed line that has all of the words in it.
@@ -213,9 +308,11 @@ func checkDemo(t *testing.T, d *demoRun) {
 		list.Devices[0].Status != "online" || list.Devices[0].Role != "owner" {
 		t.Errorf("the user's devices: %+v, %v", list, err)
 	}
-	ran := 2
+	d.watch()
+	ran := 2 + 4 + 3 // with those of watch and operate
 	for _, command := range d.commands {
 		switch {
+		case regexp.MustCompile(`/(stream|webrtc|classify)\b|X-Ingest|/admin/`).MatchString(command):
 		case strings.HasPrefix(command, "mosquitto_sub "):
 			out := strings.TrimSpace(d.paste(command))
 			for line := range strings.Lines(out) {
@@ -244,7 +341,8 @@ func checkDemo(t *testing.T, d *demoRun) {
 			ran++
 		}
 	}
-	if ran != len(d.commands) || ran < 6 {
+	d.operate()
+	if ran != len(d.commands) {
 		t.Errorf("%d of the %d printed lines were pasted:\n%s", ran, len(d.commands), d.text)
 	}
 }

@@ -27,28 +27,26 @@ func (c *Cloud) postForm(path string, form url.Values, into any) int {
 	return res.StatusCode
 }
 
+// staffPassword is that of every member whom a test makes.
+const staffPassword = "correct horse battery"
+
 // newStaff makes a member of staff and logs them in.
 func (c *Cloud) newStaff(admin, email, role string) User {
 	c.t.Helper()
-	const password = "correct horse battery"
-	c.Post("/admin/staff", admin, map[string]string{"email": email, "password": password, "role": role}, nil)
-	var answer struct {
-		Token   string `json:"access_token"`
-		Refresh string `json:"refresh_token"`
-		User    struct {
-			ID string `json:"user_id"`
-		} `json:"user"`
-	}
-	c.Post("/admin/auth/login", "", map[string]string{"email": email, "password": password}, &answer)
-	return User{answer.User.ID, email, answer.Token, answer.Refresh}
+	c.Post("/admin/staff", admin, map[string]string{"email": email, "password": staffPassword, "role": role}, nil)
+	return c.staffLogin(c.t, email, staffPassword)
 }
 
-func TestAnotherRoleEndsTheSessionsOfStaff(t *testing.T) {
+func TestAChangeEndsTheSessionsOfStaff(t *testing.T) {
 	t.Parallel()
 	c := Start(t, Options{})
 	admin := c.AdminToken()
-	for _, change := range []map[string]any{{"role": "admin"}, {"disabled": true}} {
-		m := c.newStaff(admin, "help-"+strings.ToLower(NewDevice().ID[:6])+"@example.com", "support")
+	for _, step := range []struct {
+		role   string
+		change object
+	}{{"support", object{"role": "admin"}}, {"support", object{"disabled": true}}, {"admin", object{"scopes": []string{"admin:sim"}}}} {
+		change := step.change
+		m := c.newStaff(admin, "help-"+strings.ToLower(NewDevice().ID[:6])+"@example.com", step.role)
 		ear := c.open(t, mqttwire.Connect{Version: mqttwire.V5, ClientID: "a:" + m.ID + ":console", Username: "a:" + m.ID, Password: []byte(m.Token), KeepAlive: 60})
 		if got := c.Do(http.MethodPatch, "/admin/staff/"+m.ID, admin, change, nil); got != 200 {
 			t.Fatalf("%v answers %d", change, got)

@@ -102,13 +102,14 @@ func (th *theatre) staffToken(t *testing.T, role string) string {
 func (c *Cloud) staffLogin(t *testing.T, email, password string) User {
 	t.Helper()
 	var answer struct {
-		Token string `json:"access_token"`
-		User  struct {
+		Token   string `json:"access_token"`
+		Refresh string `json:"refresh_token"`
+		User    struct {
 			ID string `json:"user_id"`
 		} `json:"user"`
 	}
 	c.For(t).Post("/admin/auth/login", "", map[string]string{"email": email, "password": password}, &answer)
-	return User{ID: answer.User.ID, Email: email, Token: answer.Token}
+	return User{answer.User.ID, email, answer.Token, answer.Refresh}
 }
 
 // routes walks the router of the running program: "METHOD /path" of every route,

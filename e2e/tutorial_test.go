@@ -107,6 +107,7 @@ func TestTheTutorial(t *testing.T) {
 	bash.Dir, bash.SysProcAttr = dir, &syscall.SysProcAttr{Setpgid: true}
 	bash.Env = environ(map[string]string{
 		"HTTP_ADDR": "127.0.0.1:" + ports[0], "MQTT_TLS_ADDR": "127.0.0.1:" + ports[1], "MQTT_ADDR": "127.0.0.1:" + ports[2], "METRICS_ADDR": "127.0.0.1:" + ports[3],
+		"MAKELEVEL": "0", "MAKEFLAGS": "", // the reader's make is called by nobody
 	})
 	everybody := func() error { return syscall.Kill(-bash.Process.Pid, syscall.SIGKILL) } // what bash has begun too
 	bash.Cancel, bash.WaitDelay = everybody, 5*time.Second

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"bytes"
+	"database/sql"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/opticworks/devicecloud/cmd/devicecloud/app"
 	"github.com/opticworks/devicecloud/firmware-sim/mqttwire"
+	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/partner/kvs"
 	"github.com/opticworks/devicecloud/standin/aws"
 )
@@ -51,7 +53,7 @@ func openStudio(t *testing.T, change func(*app.Config)) *studio {
 	s.Cloud = Start(t, Options{
 		Env: map[string]string{"TRIAL_DAYS": "0", "HTTPS_ADDR": "127.0.0.1:0", "DEVICE_CA_FILE": caFile, "AWS_REGION": s.aws.Region()},
 		Configure: func(c *app.Config) {
-			c.AWSAccess = kvs.Access{Endpoint: s.aws.URL(), AccessKeyID: s.aws.AccessKeyID, SecretAccessKey: s.aws.SecretAccessKey}
+			c.AWSAccess = kvs.Access{Endpoint: s.aws.URL(), AccessKeyID: s.aws.AccessKeyID, SecretAccessKey: media.Secret(s.aws.SecretAccessKey)}
 			c.AWSPlaybackRole, c.AWSViewerRole, c.AWSDeviceRole = s.aws.AddRole("play", aws.Role{}), s.aws.AddRole("view", aws.Role{}), s.aws.AddRole("device", aws.Role{})
 			c.AWSIoTEndpoint, c.AWSIoTRoleAlias = "c1example.credentials.iot.us-east-1.amazonaws.com", "camera"
 			c.AWSIdentityPool = "us-east-1:00000000-0000-0000-0000-000000000000"
@@ -73,6 +75,7 @@ func (s *studio) newCamera(t *testing.T, email string, provisioned bool) Device 
 	t.Helper()
 	d := s.EnrollAs(s.admin)
 	s.owned(t, s.admin, email, d)
+	s.longAgo(t, d)
 	s.entitle(t, d, 0)
 	if provisioned {
 		name := "cam-" + d.ID[:8]
@@ -81,6 +84,24 @@ func (s *studio) newCamera(t *testing.T, email string, provisioned bool) Device 
 		s.provision(t, d, name)
 	}
 	return d
+}
+
+// longAgo makes a device its owner's for a week: what they play is theirs.
+func (s *studio) longAgo(t *testing.T, d Device) {
+	t.Helper()
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(s.DataDir(), "devicecloud.db")+"?_busy_timeout=10000")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	done, err := db.ExecContext(t.Context(), `UPDATE device_ownership SET claimed_at = $2 WHERE role = 'owner' AND device_no = (SELECT device_no FROM devices WHERE device_id = $1)`,
+		d.ID, time.Now().Add(-7*24*time.Hour).UnixMicro())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n, err := done.RowsAffected(); err != nil || n != 1 {
+		t.Fatalf("%d owners were changed: %v", n, err)
+	}
 }
 
 func (s *studio) entitle(t *testing.T, d Device, days int) {
@@ -179,10 +200,15 @@ func TestEveryVideoRouteInEveryState(t *testing.T) {
 	unprovisioned := s.newCamera(t, "ann@example.com", false)
 	unpaid := s.EnrollAs(s.admin)
 	s.owned(t, s.admin, "ann@example.com", unpaid)
+	s.longAgo(t, unpaid)
+	fresh := s.newCamera(t, "ann@example.com", true)
+	s.For(t).Post("/admin/devices/"+fresh.ID+"/release", s.admin, nil, nil)
+	s.For(t).Post("/admin/devices/claim", s.admin, map[string]string{"device_id": fresh.ID, "user_email": "ann@example.com"}, nil)
 	s.aws.AddStream("unpaid")
 	s.provision(t, unpaid, "unpaid")
 	shortly := s.EnrollAs(s.admin)
 	s.owned(t, s.admin, "ann@example.com", shortly)
+	s.longAgo(t, shortly)
 	s.entitle(t, shortly, 0)
 	for _, capability := range []string{"cloud_playback", "clip_download"} {
 		if status := s.Do(http.MethodDelete, "/admin/devices/"+shortly.ID+"/entitlements?capability="+capability, s.admin, nil, nil); status != 200 {
@@ -206,6 +232,7 @@ func TestEveryVideoRouteInEveryState(t *testing.T) {
 			{"a viewer", s, s.camera, s.viewer.Token, map[bool]string{false: "200 ", true: "403 insufficient_role"}[r.admins]},
 			{"no plan", s, unpaid, s.owner.Token, "403 entitlement_required"},
 			{"a plan of a day", s, shortly, s.owner.Token, map[bool]string{false: "", true: "403 entitlement_range_exceeded"}[r.days]},
+			{"a device that changed hands", s, fresh, s.owner.Token, map[bool]string{false: "200 ", true: "403 entitlement_range_exceeded"}[r.days]},
 			{"no video yet", s, unprovisioned, s.owner.Token, map[bool]string{false: "409 video_not_provisioned", true: "200 "}[r.feature == "identity"]},
 			{"not configured", bare, bare.camera, bare.owner.Token, "501 feature_disabled"},
 			{"not configured, a stranger", bare, bare.camera, bare.stranger.Token, "404 device_not_found"},

@@ -49,7 +49,8 @@ type flags struct {
 	BootTime          time.Duration `default:"1s" help:"How long a restart takes."`
 	PressButton       bool          `help:"Answer ownership challenges as if somebody pressed the button."`
 	FactoryReset      bool          `help:"Say when provisioning that somebody has pressed the reset button."`
-	PacketSize        int           `default:"1024" help:"Largest packet that the firmware takes, in bytes; told to the cloud when it is not 1024."`
+	PacketSize        int           `help:"Largest packet that the firmware takes, in bytes: 1024 without it, with --video 4096; told to the cloud when it is not 1024."`
+	Video             bool          `help:"The devices have a camera: they ask for credentials of AWS, and end viewers when they are told to."`
 	ClaimCode         string        `placeholder:"CODE" help:"Pairing code that the first device presents after provisioning."`
 
 	Waves     int           `default:"3" help:"storm: how often all connections drop."`
@@ -91,7 +92,7 @@ func (f *flags) options(getenv func(string) string) (fleet.Options, error) {
 			TelemetryInterval: f.TelemetryInterval, ConnectTimeout: f.ConnectTimeout, BackoffBase: f.BackoffBase,
 			BackoffCap: f.BackoffCap, ESPIDF: f.ESPIDF, Firmware: f.Firmware, Commands: fleet.Manner(f.Commands), CommandTime: f.CommandTime,
 			UpdateFailures: f.UpdateFailures, UpdateLies: f.UpdateLies, OTAStep: f.UpdateStep, BootTime: f.BootTime, PressButton: f.PressButton, ClaimCode: f.ClaimCode,
-			Reset: f.FactoryReset, PacketSize: f.PacketSize,
+			Reset: f.FactoryReset, PacketSize: f.PacketSize, Video: f.Video,
 		},
 		URL: f.URL, Roots: roots, Devices: f.Devices, Scenario: f.Scenario, Duration: f.Duration, Seed: f.Seed, Salt: f.Salt,
 		State: f.State, ConnectRate: f.ConnectRate, NoEnrol: f.NoEnroll, Owner: f.Owner, Settle: f.Settle, BackTime: f.BackTime,

@@ -20,6 +20,7 @@ import (
 	"github.com/opticworks/devicecloud/hooks"
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/sqlstore"
+	"github.com/opticworks/devicecloud/sqlstore/schematest"
 )
 
 // The device cloud as a plugin of somebody's own mochi server. What needs our
@@ -72,7 +73,7 @@ func (f *farewell) OnDisconnect(*mqtt.Client, error, bool) {
 func TestInAForeignServer(t *testing.T) {
 	quiet := slog.New(slog.NewTextHandler(io.Discard, nil))
 	ctx := context.Background()
-	db := must[*sqlstore.DB](t)(sqlstore.Open(ctx, "sqlite:"+filepath.Join(t.TempDir(), "cloud.db"), sqlstore.Options{}))
+	db := must[*sqlstore.DB](t)(sqlstore.Open(ctx, schematest.SQLite(t), sqlstore.Options{}))
 	server := mqtt.New(&mqtt.Options{Logger: quiet})
 	c := &cloud{t: t, db: db, courier: hooks.NewCourier(server, root, quiet)}
 	c.reg = registry.New(db.Registry(), c.courier, registry.Options{Linger: time.Millisecond, Logger: quiet})

@@ -12,7 +12,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -28,6 +27,7 @@ import (
 	"github.com/opticworks/devicecloud/hooks"
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/sqlstore"
+	"github.com/opticworks/devicecloud/sqlstore/schematest"
 	"github.com/opticworks/devicecloud/topic"
 )
 
@@ -132,7 +132,7 @@ func newCloud(t testing.TB, change ...func(*setup)) *cloud {
 		s.broker.TLS = must[*tls.Config](t)(broker.NewTLSConfig(cert, key, s.deviceCA, log))
 		s.broker.TLSAddr = "127.0.0.1:0"
 	}
-	c.db = must[*sqlstore.DB](t)(sqlstore.Open(ctx, "sqlite:"+filepath.Join(t.TempDir(), "cloud.db"), sqlstore.Options{Logger: log}))
+	c.db = must[*sqlstore.DB](t)(sqlstore.Open(ctx, schematest.SQLite(t), sqlstore.Options{Logger: log}))
 	c.broker = must[*broker.Broker](t)(broker.New(s.broker))
 	c.courier = hooks.NewCourier(c.broker.Server(), root, log)
 	c.reg = registry.New(s.store(c.db.Registry()), c.courier, s.registry)

@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +27,7 @@ import (
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
+	"github.com/opticworks/devicecloud/sqlstore/schematest"
 	"github.com/opticworks/devicecloud/topic"
 	"github.com/opticworks/devicecloud/webhook"
 	"github.com/prometheus/client_golang/prometheus"
@@ -132,7 +132,7 @@ func newWorld(t testing.TB, change func(*httpapi.Deps, *httpapi.Options)) *world
 	}
 	log := slog.New(slog.NewTextHandler(w.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	var err error
-	if w.db, err = sqlstore.Open(ctx, "sqlite:"+filepath.Join(t.TempDir(), "d.db"), sqlstore.Options{Logger: log}); err != nil {
+	if w.db, err = sqlstore.Open(ctx, schematest.SQLite(t), sqlstore.Options{Logger: log}); err != nil {
 		t.Fatal(err)
 	}
 	nextID := registry.NewIDSource(time.Now)

@@ -83,11 +83,12 @@ func newSIMBody(s dataplan.SIM, full bool, now time.Time) simBody {
 	return b
 }
 
-// adminSIM renders a SIM for who asks.
-func (a *api) adminSIM(r *request) func(dataplan.SIM) adminSIMBody {
-	return func(s dataplan.SIM) adminSIMBody {
-		return adminSIMBody{number(s.ID), newSIMBody(s, r.actor.Has(dataplan.ScopeSIM), a.opts.Now()), stamp(s.RefreshedAt), s.CreatedAt.UTC()}
-	}
+// adminSIMs renders the SIMs of an answer for who asks.
+func (a *api) adminSIMs(r *request, sims ...dataplan.SIM) ([]adminSIMBody, error) {
+	full, err := a.DataPlans.ShowsNumbers(r.Context(), r.actor, sims...)
+	return render(sims, func(s dataplan.SIM) adminSIMBody {
+		return adminSIMBody{number(s.ID), newSIMBody(s, full, a.opts.Now()), stamp(s.RefreshedAt), s.CreatedAt.UTC()}
+	}), err
 }
 
 func (a *api) deviceSIM(r *request) (answer, error) {
@@ -147,10 +148,14 @@ func (a *api) listSIMs(r *request) (answer, error) {
 		return answer{}, err
 	}
 	rows, cursor := next(listSIMs, rows, limit, func(s dataplan.SIM) int64 { return s.ID })
+	sims, err := a.adminSIMs(r, rows...)
+	if err != nil {
+		return answer{}, err
+	}
 	return ok(struct {
 		SIMs       []adminSIMBody `json:"sims"`
 		NextCursor string         `json:"next_cursor"`
-	}{render(rows, a.adminSIM(r)), cursor})
+	}{sims, cursor})
 }
 
 // simLine is what became of a line of an import.
@@ -187,7 +192,11 @@ func (a *api) oneSIM(r *request, do func(simID int64) (dataplan.SIM, error)) (an
 	if err != nil {
 		return answer{}, err
 	}
-	return ok(a.adminSIM(r)(s))
+	sims, err := a.adminSIMs(r, s)
+	if err != nil {
+		return answer{}, err
+	}
+	return ok(sims[0])
 }
 
 func (a *api) getSIM(r *request) (answer, error) {

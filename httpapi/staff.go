@@ -12,7 +12,8 @@ import (
 type staffBody struct {
 	AdminID   string    `json:"admin_id"`
 	Email     string    `json:"email"`
-	Role      string    `json:"role"` // admin, support
+	Role      string    `json:"role"`   // admin, support
+	Scopes    []string  `json:"scopes"` // granted beyond those of the role
 	Disabled  bool      `json:"disabled"`
 	TOTP      bool      `json:"totp"` // a login needs the code of an authenticator
 	OIDC      bool      `json:"oidc"` // signs in through the identity provider of staff
@@ -21,7 +22,7 @@ type staffBody struct {
 
 func newStaffBody(m account.Admin) staffBody {
 	return staffBody{
-		AdminID: m.ID, Email: m.Email, Role: string(m.Role), Disabled: !m.DisabledAt.IsZero(), TOTP: !m.TOTPConfirmedAt.IsZero(),
+		AdminID: m.ID, Email: m.Email, Role: string(m.Role), Scopes: append([]string{}, m.Scopes...), Disabled: !m.DisabledAt.IsZero(), TOTP: !m.TOTPConfirmedAt.IsZero(),
 		OIDC: m.OIDCSubject != "", CreatedAt: m.CreatedAt.UTC(),
 	}
 }
@@ -48,9 +49,10 @@ func (a *api) listStaff(r *request) (answer, error) {
 
 func (a *api) createStaff(r *request) (answer, error) {
 	var in struct {
-		Email    string `json:"email"`
-		Password string `json:"password"`
-		Role     string `json:"role"`
+		Email    string   `json:"email"`
+		Password string   `json:"password"`
+		Role     string   `json:"role"`
+		Scopes   []string `json:"scopes"`
 	}
 	if err := r.decode(&in, maxJSON); err != nil {
 		return answer{}, err
@@ -58,7 +60,7 @@ func (a *api) createStaff(r *request) (answer, error) {
 	if in.Email == "" || in.Password == "" || in.Role == "" {
 		return answer{}, account.ErrMissingFields
 	}
-	m, err := a.Accounts.CreateStaff(r.Context(), r.actor, in.Email, in.Password, account.AdminRole(in.Role))
+	m, err := a.Accounts.CreateStaff(r.Context(), r.actor, in.Email, in.Password, account.AdminRole(in.Role), in.Scopes)
 	if err != nil {
 		return answer{}, err
 	}
@@ -71,16 +73,18 @@ func (a *api) changeStaff(r *request) (answer, error) {
 		return answer{}, err
 	}
 	var in struct {
-		Role     *string `json:"role"`
-		Disabled *bool   `json:"disabled"`
+		Role     *string   `json:"role"`
+		Scopes   *[]string `json:"scopes"`
+		Disabled *bool     `json:"disabled"`
 	}
 	if err := r.decode(&in, maxJSON); err != nil {
 		return answer{}, err
 	}
-	if in.Role == nil && in.Disabled == nil {
+	if in.Role == nil && in.Scopes == nil && in.Disabled == nil {
 		return answer{}, account.ErrMissingFields
 	}
-	m, err := a.Accounts.ChangeStaff(r.Context(), r.actor, id, account.StaffChange{Role: (*account.AdminRole)(in.Role), Disabled: in.Disabled})
+	change := account.StaffChange{Role: (*account.AdminRole)(in.Role), Scopes: in.Scopes, Disabled: in.Disabled}
+	m, err := a.Accounts.ChangeStaff(r.Context(), r.actor, id, change)
 	if err != nil {
 		return answer{}, err
 	}

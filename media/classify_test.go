@@ -504,3 +504,66 @@ func FuzzSignatureHeader(f *testing.F) {
 		}
 	})
 }
+
+// What a device recorded before it came to its owner is the home of somebody else: neither
+// the owner nor those who share it get there, whatever the plan.
+func TestNobodySeesWhatWasBeforeTheOwner(t *testing.T) {
+	p := newPalace(t, nil, nil)
+	ctx := t.Context()
+	video := media.New(p.db.Media(), p.reg, media.Options{Cloud: p.film, Now: p.clock.Now})
+	first, second, guest := p.owner, p.owner, p.owner
+	second.ID, guest.ID = "user-2", "user-3"
+	bought := p.now
+	sold := bought.Add(24 * time.Hour)
+	err := p.db.Media().InTx(ctx, func(tx media.Tx) error {
+		for id, c := range map[int64]registry.Capability{2: registry.CanCloudPlayback, 3: registry.CanClipDownload} {
+			if _, err := tx.InsertEntitlement(ctx, registry.Entitlement{ID: id, DeviceNo: p.no, Capability: c, Source: registry.EntitledByGrant, StartsAt: bought, CreatedAt: bought}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := func(who string, a registry.Actor, from time.Time, want string) {
+		t.Helper()
+		for _, c := range []registry.Capability{registry.CanCloudPlayback, registry.CanClipDownload} {
+			_, err := video.Admit(ctx, a, goldenDevice, c, media.Want{Feature: media.Playback, From: from})
+			if err == nil && want != "" || err != nil && code(err) != want {
+				t.Errorf("%s, %s from %s: %v, want %q", who, c, from, err, want)
+			}
+		}
+	}
+	p.clock.Add(time.Hour)
+	want("the first owner", first, bought.Add(-time.Second), "entitlement_range_exceeded")
+	want("the first owner", first, bought, "")
+	p.clock.Add(24 * time.Hour)
+	err = p.db.Accounts().InTx(ctx, func(tx account.Tx) error {
+		if _, err := tx.DeleteOwnerships(ctx, p.no); err != nil {
+			return err
+		}
+		for _, o := range []registry.Ownership{
+			{UserID: second.ID, Role: registry.RoleOwner, ClaimedAt: sold, ClaimedVia: "transfer"},
+			{UserID: guest.ID, Role: registry.RoleAdmin, SharedAt: sold.Add(time.Minute), SharedBy: second.ID},
+		} {
+			if err := tx.InsertUser(ctx, account.User{ID: o.UserID, CreatedAt: bought}); err != nil {
+				return err
+			}
+			o.DeviceNo, o.At = p.no, sold.Add(time.Minute)
+			if _, err := tx.InsertOwnership(ctx, o); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want("who had it before", first, sold.Add(time.Second), "device_not_found")
+	for who, a := range map[string]registry.Actor{"the second owner": second, "their guest": guest} {
+		want(who, a, sold.Add(-time.Second), "entitlement_range_exceeded")
+		want(who, a, sold, "")
+		want(who, a, time.Time{}, "") // live
+	}
+}

@@ -83,12 +83,23 @@ func (s *Service) offers(f Feature) bool {
 }
 
 // reaches refuses a start that lies before all that the device's entitlements to a
-// service reach back to. One without a limit reaches everything.
+// service reach back to, or before the device came to its owner: what it recorded until
+// then is somebody else's home, and stays at AWS when the device changes hands. One
+// without a limit reaches everything since.
 func (s *Service) reaches(ctx context.Context, tx Tx, deviceNo int64, c registry.Capability, from time.Time) error {
 	if from.IsZero() {
 		return nil
 	}
 	now := s.now()
+	rows, err := tx.Ownerships(ctx, deviceNo)
+	if err != nil {
+		return err
+	}
+	for _, o := range rows {
+		if o.Role == registry.RoleOwner && from.Before(o.ClaimedAt) {
+			return errBeforeOwner
+		}
+	}
 	list, err := tx.Entitlements(ctx, deviceNo, now)
 	if err != nil {
 		return err
@@ -103,6 +114,9 @@ func (s *Service) reaches(ctx context.Context, tx Tx, deviceNo int64, c registry
 	}
 	return ErrRangeExceeded
 }
+
+// errBeforeOwner tells an app what [ErrRangeExceeded] does: to ask for less.
+var errBeforeOwner = registry.E(registry.Forbidden, ErrRangeExceeded.Code, "The device came to its owner after this time.")
 
 // Mine is the first step of [Service.Admit] alone, for before a body is looked at:
 // ErrDeviceNotFound for everybody who has no role on the device.

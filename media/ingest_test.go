@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -18,6 +17,7 @@ import (
 	"github.com/opticworks/devicecloud/media"
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/sqlstore"
+	"github.com/opticworks/devicecloud/sqlstore/schematest"
 )
 
 const (
@@ -44,7 +44,7 @@ func newInlet(t *testing.T, change func(*media.IngestOptions)) *inlet {
 	t.Helper()
 	in := &inlet{t: t, now: time.Unix(1768471200, 0).UTC(), log: &bytes.Buffer{}}
 	var err error
-	if in.db, err = sqlstore.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "d.db"), sqlstore.Options{}); err != nil {
+	if in.db, err = sqlstore.Open(t.Context(), schematest.SQLite(t), sqlstore.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

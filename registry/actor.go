@@ -27,7 +27,7 @@ const (
 	ScopeConfigWrite     = "config:write"
 	ScopeDeviceEnroll    = "device:enroll" // of service accounts: enrol and import
 	ScopeOrderWrite      = "order:write"   // of service accounts: order lines
-	ScopeSIM             = "admin:sim"     // of service accounts: the numbers of SIMs in full
+	ScopeSIM             = "admin:sim"     // of service accounts, and granted to administrators: the numbers of SIMs in full
 )
 
 // Actor is who acts, and from where; it goes into every audit row.

@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,6 +20,7 @@ import (
 	"github.com/opticworks/devicecloud/account"
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/sqlstore"
+	"github.com/opticworks/devicecloud/sqlstore/schematest"
 	"github.com/opticworks/devicecloud/topic"
 )
 
@@ -114,7 +114,7 @@ func person(id string) registry.Actor {
 
 func open(t *testing.T, opts registry.Options) *house {
 	t.Helper()
-	db, err := sqlstore.Open(ctx, "sqlite:"+filepath.Join(t.TempDir(), "test.db"), sqlstore.Options{Logger: slog.New(slog.DiscardHandler)})
+	db, err := sqlstore.Open(ctx, schematest.SQLite(t), sqlstore.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -693,7 +693,7 @@ func FuzzImportCSV(f *testing.F) {
 	f.Add("order_id,user_email,device_mac,shipped_at\no1,a@example.com,02:00:00:00:00:01,2026-01-01\n")
 	f.Add("mac_address,device_secret_hash\n\"unclosed,\n")
 	f.Add("\ufeffmac_address;device_secret_hash\r\n=cmd|' /C calc'!A0,\x00\n")
-	db, err := sqlstore.Open(ctx, "sqlite:"+filepath.Join(f.TempDir(), "fuzz.db"), sqlstore.Options{Logger: slog.New(slog.DiscardHandler)})
+	db, err := sqlstore.Open(ctx, schematest.SQLite(f), sqlstore.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -726,7 +726,7 @@ func FuzzImportCSV(f *testing.F) {
 
 func FuzzAuthenticate(f *testing.F) {
 	d := newDevice(1)
-	db, err := sqlstore.Open(ctx, "sqlite:"+filepath.Join(f.TempDir(), "fuzz.db"), sqlstore.Options{Logger: slog.New(slog.DiscardHandler)})
+	db, err := sqlstore.Open(ctx, schematest.SQLite(f), sqlstore.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -20,10 +19,11 @@ import (
 	"github.com/opticworks/devicecloud/rollout"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/sqlstore/pgtest"
+	"github.com/opticworks/devicecloud/sqlstore/schematest"
 	"github.com/opticworks/devicecloud/topic"
 )
 
-var postgres pgtest.Fixture
+var postgres = pgtest.Fixture{Prepare: schematest.Migrate}
 
 func TestMain(m *testing.M) { os.Exit(postgres.Run(m)) }
 
@@ -117,7 +117,7 @@ func eachEngine(t *testing.T, test func(t *testing.T, n *node)) {
 	t.Helper()
 	t.Run("sqlite", func(t *testing.T) {
 		t.Parallel()
-		test(t, open(t, "sqlite:"+filepath.Join(t.TempDir(), "d.db"), "node-1", &clock{t: time.Now().Truncate(time.Second)}))
+		test(t, open(t, schematest.SQLite(t), "node-1", &clock{t: time.Now().Truncate(time.Second)}))
 	})
 	t.Run("postgres", func(t *testing.T) {
 		t.Parallel()

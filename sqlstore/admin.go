@@ -2,16 +2,21 @@ package sqlstore
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/opticworks/devicecloud/account"
 )
 
-const selectAdmin = `SELECT admin_id, email, password_hash, role, disabled_at, created_at, totp_secret, totp_confirmed_at, oidc_subject
+const selectAdmin = `SELECT admin_id, email, password_hash, role, scopes, disabled_at, created_at, totp_secret, totp_confirmed_at, oidc_subject
 	FROM admins WHERE `
 
 func scanAdmin(scan scanFunc, a *account.Admin) error {
-	return scan(&a.ID, &a.Email, opt(&a.PasswordHash), opt(&a.Role), at(&a.DisabledAt), at(&a.CreatedAt), (*[]byte)(&a.TOTPSecret), at(&a.TOTPConfirmedAt), opt(&a.OIDCSubject))
+	var scopes string
+	err := scan(&a.ID, &a.Email, opt(&a.PasswordHash), opt(&a.Role), &scopes, at(&a.DisabledAt), at(&a.CreatedAt), (*[]byte)(&a.TOTPSecret), at(&a.TOTPConfirmedAt), opt(&a.OIDCSubject))
+	a.Scopes = strings.Fields(scopes)
+	return err
 }
 
 func (t *tx) admin(ctx context.Context, query string, args ...any) (account.Admin, error) {
@@ -37,9 +42,9 @@ func (t *tx) AdminByEmail(ctx context.Context, email string) (account.Admin, err
 
 // InsertAdmin implements account.AdminTx.
 func (t *tx) InsertAdmin(ctx context.Context, a account.Admin) error {
-	created, err := t.changes(ctx, `INSERT INTO admins (admin_id, email, password_hash, role, disabled_at, created_at, updated_at, oidc_subject)
-		VALUES ($1, $2, $3, $4, $5, $6, $6, $7) ON CONFLICT DO NOTHING`,
-		a.ID, a.Email, string(a.PasswordHash), string(a.Role), micros(a.DisabledAt), micros(a.CreatedAt), text(a.OIDCSubject))
+	created, err := t.changes(ctx, `INSERT INTO admins (admin_id, email, password_hash, role, scopes, disabled_at, created_at, updated_at, oidc_subject)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $7, $8) ON CONFLICT DO NOTHING`,
+		a.ID, a.Email, string(a.PasswordHash), string(a.Role), strings.Join(a.Scopes, " "), micros(a.DisabledAt), micros(a.CreatedAt), text(a.OIDCSubject))
 	if err == nil && !created {
 		err = account.ErrEmailTaken
 	}
@@ -92,7 +97,7 @@ const anotherAdmin = `EXISTS (SELECT 1 FROM admins o WHERE o.admin_id <> $1 AND 
 
 // SetAdminRole implements account.AdminTx; ErrAdminNotFound when there is none.
 func (t *tx) SetAdminRole(ctx context.Context, adminID string, role account.AdminRole, evenLast bool, now time.Time) (bool, error) {
-	changed, err := t.changes(ctx, `UPDATE admins SET role = $2, updated_at = $3 WHERE admin_id = $1 AND role <> $2
+	changed, err := t.changes(ctx, `UPDATE admins SET role = $2, scopes = '', updated_at = $3 WHERE admin_id = $1 AND role <> $2
 		AND ($4 OR role <> 'admin' OR disabled_at IS NOT NULL OR `+anotherAdmin+`)`, adminID, string(role), micros(now), evenLast)
 	if err != nil || changed {
 		return changed, err
@@ -100,6 +105,20 @@ func (t *tx) SetAdminRole(ctx context.Context, adminID string, role account.Admi
 	a, err := t.Admin(ctx, adminID)
 	if err == nil && a.Role != role {
 		err = account.ErrLastAdmin
+	}
+	return false, err
+}
+
+// SetAdminScopes implements account.AdminTx; ErrAdminNotFound when there is none.
+func (t *tx) SetAdminScopes(ctx context.Context, adminID string, scopes []string, now time.Time) (bool, error) {
+	changed, err := t.changes(ctx, `UPDATE admins SET scopes = $2, updated_at = $3
+		WHERE admin_id = $1 AND scopes <> $2 AND (role = 'admin' OR $2 = '')`, adminID, strings.Join(scopes, " "), micros(now))
+	if err != nil || changed {
+		return changed, err
+	}
+	a, err := t.Admin(ctx, adminID)
+	if err == nil && !slices.Equal(a.Scopes, scopes) {
+		err = account.ErrStaffScope
 	}
 	return false, err
 }

@@ -127,6 +127,43 @@ func TestStaff(t *testing.T) {
 				}
 			}
 		})
+		t.Run("have scopes as long as they are administrators", func(t *testing.T) {
+			scopes := func(id string, list ...string) (changed bool, err error) {
+				err = s.try(func(ctx context.Context, tx account.Tx) (err error) {
+					changed, err = tx.SetAdminScopes(ctx, id, list, t0)
+					return err
+				})
+				return changed, err
+			}
+			insert(account.Admin{ID: "s3", Email: "s3@example.com", Role: account.AdminRoleAdmin, Scopes: []string{"admin:sim"}, CreatedAt: t0})
+			insert(account.Admin{ID: "s4", Email: "s4@example.com", Role: account.AdminRoleSupport, CreatedAt: t0})
+			equal(t, "as made", read("s3").Scopes, []string{"admin:sim"})
+			for _, c := range []struct {
+				id      string
+				list    []string
+				changed bool
+				err     error
+			}{
+				{"s3", []string{"admin:sim"}, false, nil},
+				{"s3", nil, true, nil},
+				{"s3", nil, false, nil},
+				{"s3", []string{"admin:sim"}, true, nil},
+				{"s4", []string{"admin:sim"}, false, account.ErrStaffScope},
+				{"s4", nil, false, nil},
+				{"nobody", []string{"admin:sim"}, false, account.ErrAdminNotFound},
+			} {
+				changed, err := scopes(c.id, c.list...)
+				if changed != c.changed || !errors.Is(err, c.err) {
+					t.Errorf("%s %v: %v, %v", c.id, c.list, changed, err)
+				}
+			}
+			equal(t, "granted", read("s3").Scopes, []string{"admin:sim"})
+			for _, r := range []account.AdminRole{account.AdminRoleSupport, account.AdminRoleAdmin} {
+				if changed, err := role("s3", r, false); !changed || err != nil || len(read("s3").Scopes) != 0 {
+					t.Errorf("as %s: %v, %v, scopes %v", r, changed, err, read("s3").Scopes)
+				}
+			}
+		})
 		t.Run("accept no time step twice, and none before it", func(t *testing.T) {
 			change := func(f func(ctx context.Context, tx account.Tx) (bool, error)) (changed bool) {
 				t.Helper()

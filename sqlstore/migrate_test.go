@@ -126,7 +126,7 @@ func sqliteCatalogue(t testing.TB, db *sql.DB) (lines []string) {
 }
 
 func TestMigrationsReplayToTheSchema(t *testing.T) {
-	for name, url := range engines {
+	for name, url := range nothing {
 		t.Run(name, func(t *testing.T) {
 			migrated := url(t)
 			open(t, migrated, sqlstore.Options{})
@@ -168,8 +168,14 @@ func TestMigrationStatus(t *testing.T) {
 	})
 }
 
+// nothing are the engines with databases on which no migration has run.
+var nothing = map[string]func(t testing.TB) string{
+	"sqlite":   func(t testing.TB) string { return "sqlite:" + filepath.Join(t.TempDir(), "devicecloud.db") },
+	"postgres": func(t testing.TB) string { return postgres.Empty(t) },
+}
+
 func TestASchemaThatIsNotOurs(t *testing.T) {
-	for name, url := range engines {
+	for name, url := range nothing {
 		t.Run(name, func(t *testing.T) {
 			t.Run("is refused when it is behind and must not be migrated", func(t *testing.T) {
 				url := url(t)
@@ -215,7 +221,7 @@ func TestASchemaThatIsNotOurs(t *testing.T) {
 }
 
 func TestBackup(t *testing.T) {
-	s := open(t, engines["sqlite"](t), sqlstore.Options{})
+	s := open(t, nothing["sqlite"](t), sqlstore.Options{})
 	no := s.enrol(1)
 	file := filepath.Join(t.TempDir(), "backup.db")
 	t.Run("is a database that opens with everything in it", func(t *testing.T) {
@@ -253,7 +259,7 @@ func TestBackup(t *testing.T) {
 		equal(t, "same bytes", string(after) == string(before), true)
 	})
 	t.Run("of PostgreSQL is another program's work", func(t *testing.T) {
-		s := open(t, engines["postgres"](t), sqlstore.Options{})
+		s := open(t, nothing["postgres"](t), sqlstore.Options{})
 		if err := s.Backup(t.Context(), file); err == nil || !strings.Contains(err.Error(), "pg_dump") {
 			t.Errorf("%v", err)
 		}

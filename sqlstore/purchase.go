@@ -107,6 +107,13 @@ func (t *tx) StaleCheckouts(ctx context.Context, before time.Time, limit int) ([
 	return t.purchases(ctx, `closed_at IS NULL AND expires_at < $1 ORDER BY expires_at LIMIT CAST($2 AS BIGINT)`, micros(before), capped(limit))
 }
 
+// OrphanedSubscriptions implements dataplan.PurchaseTx.
+func (t *tx) OrphanedSubscriptions(ctx context.Context, after string, limit int) ([]dataplan.Purchase, error) {
+	return t.purchases(ctx, `stripe_subscription_id IS NOT NULL AND ended_at IS NULL AND purchase_id > $1
+		AND NOT EXISTS (SELECT 1 FROM users u WHERE u.user_id = data_plan_purchases.user_id)
+		ORDER BY purchase_id LIMIT CAST($2 AS BIGINT)`, after, capped(limit))
+}
+
 // EndedPurchases implements dataplan.PurchaseTx.
 func (t *tx) EndedPurchases(ctx context.Context, before time.Time, limit int) ([]dataplan.Purchase, error) {
 	return t.purchases(ctx, `stage = 'ACTIVE' AND active_until < $1 ORDER BY active_until LIMIT CAST($2 AS BIGINT)`, micros(before), capped(limit))

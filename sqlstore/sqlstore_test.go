@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync"
 	"testing"
 	"time"
@@ -16,9 +15,10 @@ import (
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/sqlstore/pgtest"
+	"github.com/opticworks/devicecloud/sqlstore/schematest"
 )
 
-var postgres pgtest.Fixture
+var postgres = pgtest.Fixture{Prepare: schematest.Migrate}
 
 func TestMain(m *testing.M) {
 	if task := os.Getenv(childTask); task != "" {
@@ -35,7 +35,7 @@ func after(seconds int) time.Time { return t0.Add(time.Duration(seconds) * time.
 
 // engines are the databases that every test of the suite runs on.
 var engines = map[string]func(t testing.TB) string{
-	"sqlite":   func(t testing.TB) string { return "sqlite:" + filepath.Join(t.TempDir(), "devicecloud.db") },
+	"sqlite":   schematest.SQLite,
 	"postgres": func(t testing.TB) string { return postgres.URL(t) },
 }
 

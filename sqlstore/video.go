@@ -22,14 +22,27 @@ func (t *tx) PutVideo(ctx context.Context, deviceNo int64, v media.Video, now ti
 	if _, err := t.exec(ctx, `INSERT INTO device_videos (device_no, updated_at) VALUES ($1, $2) ON CONFLICT (device_no) DO NOTHING`, deviceNo, micros(now)); err != nil {
 		return err
 	}
+	// A name and an ARN that says it are one stream, however each device has it. The other's
+	// ARN holds the name where it is not the same without it: LIKE would see wildcards in
+	// names, and on SQLite no letter case.
 	put, err := t.changes(ctx, `UPDATE device_videos SET stream_name = $2, stream_arn = $3, channel_name = $4, channel_arn = $5, thing_name = $6, updated_at = $7
 		WHERE device_no = $1 AND NOT EXISTS (SELECT 1 FROM device_videos o WHERE o.device_no <> $1
-			AND (o.stream_name = $2 OR o.stream_arn = $3 OR o.channel_name = $4 OR o.channel_arn = $5 OR o.thing_name = $6))`,
-		deviceNo, text(v.StreamName), text(v.StreamARN), text(v.ChannelName), text(v.ChannelARN), text(v.ThingName), micros(now))
+			AND (o.stream_name = $8 OR o.stream_arn = $3 OR replace(o.stream_arn, $9, '') <> o.stream_arn
+				OR o.channel_name = $10 OR o.channel_arn = $5 OR replace(o.channel_arn, $11, '') <> o.channel_arn OR o.thing_name = $6))`,
+		deviceNo, text(v.StreamName), text(v.StreamARN), text(v.ChannelName), text(v.ChannelARN), text(v.ThingName), micros(now),
+		text(v.Stream()), withinARN("stream", v.Stream()), text(v.Channel()), withinARN("channel", v.Channel()))
 	if err == nil && !put {
 		err = media.ErrVideoTaken
 	}
 	return err
+}
+
+// withinARN is how an ARN says a name; NULL without one.
+func withinARN(kind, name string) any {
+	if name == "" {
+		return nil
+	}
+	return ":" + kind + "/" + name + "/"
 }
 
 // InsertWatcher implements media.WatcherTx.

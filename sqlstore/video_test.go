@@ -43,6 +43,27 @@ func TestVideoNames(t *testing.T) {
 			}
 		}
 		equal(t, "refused", get(second), media.Video{})
+		// The same stream by its name and by its ARN is the same: the people of one device
+		// would watch the other.
+		arn := func(kind, name string) string {
+			return "arn:aws:kinesisvideo:us-east-1:123456789012:" + kind + "/" + name + "/1700000000000"
+		}
+		for name, c := range map[string]struct{ has, wants media.Video }{
+			"a stream's ARN beside its name":  {media.Video{StreamName: "cam_1"}, media.Video{StreamARN: arn("stream", "cam_1")}},
+			"a stream's name beside its ARN":  {media.Video{StreamARN: arn("stream", "cam_1")}, media.Video{StreamName: "cam_1"}},
+			"a channel's ARN beside its name": {media.Video{ChannelName: "cam_1"}, media.Video{ChannelARN: arn("channel", "cam_1")}},
+			"a channel's name beside its ARN": {media.Video{ChannelARN: arn("channel", "cam_1")}, media.Video{ChannelName: "cam_1"}},
+		} {
+			equal(t, name, put(first, c.has), nil)
+			if err := put(second, c.wants); !errors.Is(err, media.ErrVideoTaken) {
+				t.Errorf("%s: %v", name, err)
+			}
+			equal(t, name+", of the device itself", put(first, c.wants), nil)
+		}
+		equal(t, "a name that looks alike", put(first, media.Video{StreamARN: arn("stream", "cam_1"), ChannelName: "d"}), nil)
+		equal(t, "a name that looks alike", put(second, media.Video{StreamName: "camX1", ChannelName: "cam_1"}), nil)
+		equal(t, "a name of another case", put(second, media.Video{StreamName: "CAM_1"}), nil)
+		equal(t, "put back", put(first, all), nil)
 		equal(t, "a stream may have a channel's name", put(second, media.Video{StreamName: "c", UpdatedAt: after(1)}), nil)
 		equal(t, "taken away", put(first, media.Video{UpdatedAt: after(1)}), nil)
 		equal(t, "free", put(second, media.Video{StreamName: "a", UpdatedAt: after(1)}), nil)

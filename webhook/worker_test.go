@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/sqlstore"
+	"github.com/opticworks/devicecloud/sqlstore/schematest"
 	"github.com/opticworks/devicecloud/webhook"
 )
 
@@ -95,7 +95,7 @@ func inBubble(t *testing.T, poll time.Duration, test func(h *house)) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &house{t: t, poll: poll, network: &network{answers: map[string]func(int, webhook.Message) webhook.Result{}, got: map[string][]attempt{}}, alerts: &alerts{}, logs: &strings.Builder{}}
 		var err error
-		if h.db, err = sqlstore.Open(t.Context(), "sqlite:"+filepath.Join(t.TempDir(), "d.db"), sqlstore.Options{}); err != nil {
+		if h.db, err = sqlstore.Open(t.Context(), schematest.SQLite(t), sqlstore.Options{}); err != nil {
 			t.Fatal(err)
 		}
 		h.nextID = registry.NewIDSource(time.Now)

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -52,6 +51,10 @@ func (cmd demoCmd) Run(c *app.Config, t terminal) error {
 	if err := os.MkdirAll(c.DataDir, 0o700); err != nil {
 		return err
 	}
+	ingestKey, err := makeIngestKey(c)
+	if err != nil {
+		return err
+	}
 	logPath := filepath.Join(c.DataDir, "demo.log")
 	logFile, err := os.Create(logPath)
 	if err != nil {
@@ -79,7 +82,7 @@ func (cmd demoCmd) Run(c *app.Config, t terminal) error {
 	case err := <-ended:
 		return errors.Join(err, a.Close())
 	}
-	d := &demo{cmd: cmd, config: c, app: a, terminal: t, logPath: logPath, simulator: simulator}
+	d := &demo{cmd: cmd, config: c, app: a, terminal: t, logPath: logPath, simulator: simulator, ingestKey: ingestKey}
 	return finish(d.run(ctx))
 }
 
@@ -104,6 +107,7 @@ type demo struct {
 	terminal  terminal
 	logPath   string
 	simulator string
+	ingestKey string // file of the secret that signs events; "" when the settings have keys
 	admin     app.DemoAdmin
 	client    demoClient
 }
@@ -122,7 +126,7 @@ func (d *demo) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("logging in as %s: %w", demoUser, err)
 	}
-	g := guide{demo: d, userToken: userToken, userID: userID}
+	g := guide{demo: d, userToken: userToken, adminToken: adminToken, userID: userID}
 	if d.simulator == "" {
 		return d.holdOpen(ctx, nil, g)
 	}
@@ -134,49 +138,22 @@ func (d *demo) run(ctx context.Context) error {
 	defer sim.stop()
 	wait, cancel := context.WithTimeout(ctx, d.cmd.Wait)
 	defer cancel()
-	if g.deviceIDs, err = d.awaitFleet(wait, sim, adminToken, userToken); err != nil {
+	deviceIDs, err := d.awaitFleet(wait, sim, adminToken, userToken)
+	if err != nil {
 		if ctx.Err() != nil {
 			return nil // stopped by hand
 		}
 		return err
 	}
 	g.took = time.Since(began)
-	if d.app.Shop() {
-		if err := d.stockShop(ctx, adminToken, slices.Min(g.deviceIDs)); err != nil {
-			return fmt.Errorf("putting a data plan on sale: %w", err)
-		}
-	}
-	return d.holdOpen(ctx, sim, g)
-}
-
-const (
-	demoPlan = "demo-1gb"
-	demoSIM  = "8988000000000000017"
-)
-
-// stockShop puts a data plan on sale and a SIM card into a device, unless a demo before
-// did.
-func (d *demo) stockShop(ctx context.Context, adminToken, deviceID string) error {
-	var sold struct {
-		Plans []struct {
-			ID string `json:"plan_id"`
-		} `json:"plans"`
-	}
-	if err := d.client.get(ctx, "/admin/plans?limit=200", adminToken, &sold); err != nil {
-		return err
-	}
-	for _, p := range sold.Plans {
-		if p.ID == demoPlan {
+	slices.Sort(deviceIDs) // the next demo on the same data has the same device first
+	if g.stage, err = d.setStage(ctx, adminToken, deviceIDs); err != nil {
+		if ctx.Err() != nil {
 			return nil
 		}
-	}
-	sim := strings.NewReader("iccid,device_id\n" + demoSIM + "," + deviceID + "\n")
-	if err := d.client.send(ctx, "/admin/sims/import", adminToken, "text/csv", sim, nil); err != nil {
 		return err
 	}
-	plan := strings.NewReader(`{"plan_id":"` + demoPlan + `","name":"1 GB for 30 days","amount":990,"currency":"eur","days":30,"data_mb":1024,` +
-		`"carrier_package":"DEMO1G30","capabilities":["live_view"]}`)
-	return d.client.send(ctx, "/admin/plans", adminToken, "application/json", plan, nil)
+	return d.holdOpen(ctx, sim, g)
 }
 
 // holdOpen prints the guide and waits for the end.
@@ -227,7 +204,7 @@ func (d *demo) startSimulator(ctx context.Context) (*simulator, error) {
 	}
 	cmd := exec.CommandContext(ctx, d.simulator,
 		"--devices", fmt.Sprint(d.cmd.Devices), "--url", "mqtts://localhost:"+port, "--ca", d.app.CAFile(),
-		"--api", d.client.base, "--owner", demoUser, "--interval", demoInterval,
+		"--api", d.client.base, "--owner", demoUser, "--interval", demoInterval, "--video",
 		"--state", filepath.Join(d.config.DataDir, "fleet.json"))
 	cmd.Env = append(os.Environ(), "ADMIN_EMAIL="+d.admin.Email, "ADMIN_PASSWORD="+d.admin.Password.Reveal())
 	cmd.Stdout, cmd.Stderr = d.terminal.err, d.terminal.err
@@ -338,31 +315,18 @@ func (d *demo) look(ctx context.Context, adminToken, userToken string) (v fleetV
 type demoClient struct{ base string }
 
 func (c demoClient) login(ctx context.Context, path string, body map[string]string) (token, userID string, err error) {
-	text, err := json.Marshal(body)
-	if err != nil {
-		return "", "", err
-	}
 	var answer struct {
 		AccessToken string `json:"access_token"`
 		User        struct {
 			ID string `json:"user_id"`
 		} `json:"user"`
 	}
-	err = c.do(ctx, http.MethodPost, path, "", bytes.NewReader(text), &answer)
+	err = c.send(ctx, http.MethodPost, path, "", body, &answer)
 	return answer.AccessToken, answer.User.ID, err
 }
 
 func (c demoClient) get(ctx context.Context, path, token string, into any) error {
-	return c.do(ctx, http.MethodGet, path, token, nil, into)
-}
-
-// send posts a body of a media type.
-func (c demoClient) send(ctx context.Context, path, token, mediaType string, body io.Reader, into any) error {
-	return c.exchange(ctx, http.MethodPost, path, token, mediaType, body, into)
-}
-
-func (c demoClient) do(ctx context.Context, method, path, token string, body io.Reader, into any) error {
-	return c.exchange(ctx, method, path, token, "application/json", body, into)
+	return c.exchange(ctx, http.MethodGet, path, token, "", nil, into)
 }
 
 func (c demoClient) exchange(ctx context.Context, method, path, token, mediaType string, body io.Reader, into any) error {

@@ -36,7 +36,8 @@ type Behaviour struct {
 	Commands          Manner           // "" = Prompt
 	CommandTime       time.Duration    // that a slow device takes; 0 = 2 s
 	Reset             bool             // somebody has pressed the reset button of every device before it was switched on
-	PacketSize        int              // the largest packet that the firmware takes, declared when it is not 1024; 0 = 1024
+	PacketSize        int              // the largest packet that the firmware takes, declared when it is not 1024; 0 = 1024, with Video 4096
+	Video             bool             // it has a camera: it asks for credentials, and ends viewers
 }
 
 const (
@@ -59,6 +60,9 @@ func (b *Behaviour) fillDefaults() {
 	setDefault(&b.Firmware, "1.2.0")
 	setDefault(&b.Commands, Prompt)
 	setDefault(&b.CommandTime, 2*time.Second)
+	if b.Video {
+		setDefault(&b.PacketSize, videoPacket)
+	}
 	setDefault(&b.PacketSize, packetDefault)
 }
 
@@ -99,6 +103,8 @@ type Device struct {
 	config      int
 	zones       int
 	reconnects  int
+	requests    int               // about video
+	lentUntil   time.Time         // when the credentials for video end
 	updates     int               // triggers that were obeyed, which decides their fate
 	updating    *update           // under way, over a lost connection too; nil: none
 	answered    []commandResponse // the last 16, oldest first, so that a repeated command has one effect

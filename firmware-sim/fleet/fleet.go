@@ -1,7 +1,8 @@
 // Package fleet simulates many RS-1 devices against one cloud and compares what they know with what its registry says.
 //
 // A Device (device.go) boots, connects, provisions, reports and obeys; one connection of it is a session (session.go),
-// which a single goroutine drives; what the cloud orders is in obey.go and the shapes of the messages in payload.go.
+// which a single goroutine drives; what the cloud orders is in obey.go, what a camera asks for in video.go, and the shapes
+// of the messages are in payload.go.
 // A Fleet (this file) holds the devices of a run, and a scenario (scenario.go, storm.go, takeover.go, crashcheck.go)
 // decides what happens to them and ends with a Verdict. api.go is the administrator's side.
 //
@@ -243,8 +244,12 @@ func (f *Fleet) counters() string {
 func (f *Fleet) report(v Verdict, took time.Duration) Report {
 	s := &f.stats
 	counts, samples := s.Errors()
+	var video *VideoReport
+	if f.Video {
+		video = &VideoReport{s.Lent.Load(), s.Located.Load(), s.Ended.Load()}
+	}
 	return Report{
-		Scenario: f.Scenario, Devices: f.Devices, Seconds: took.Round(time.Millisecond).Seconds(),
+		Video: video, Scenario: f.Scenario, Devices: f.Devices, Seconds: took.Round(time.Millisecond).Seconds(),
 		Connected: s.Connected.Load(), Provisioned: s.Provisioned.Load(),
 		ConnectLatency: latencyOf(&s.Connect), AckLatency: latencyOf(&s.Ack),
 		Published: s.Published.Load(), Acked: s.Acked.Load(), Commands: s.Commands.Load(), Reconnects: s.Reconnects.Load(),

@@ -37,6 +37,10 @@ func (s *session) obey(p *mqttwire.Packet, now time.Time) error {
 		})
 	case "claim/challenge":
 		return obeyJSON(s, p, now, s.challenged)
+	case "kvs/config/response":
+		return obeyJSON(s, p, now, s.videoLocated)
+	case "kvs/credentials/response":
+		return obeyJSON(s, p, now, s.videoLent)
 	}
 	s.d.stats.Fail("message on a topic nobody asked for", nil)
 	return nil
@@ -62,6 +66,7 @@ func (s *session) provisionAnswered(r provisionResponse, now time.Time) error {
 		return nil
 	}
 	d.provisioned, d.reset = true, ""
+	s.videoWanted(now)
 	if !d.counted {
 		d.counted = true
 		d.stats.Provisioned.Add(1)
@@ -195,6 +200,13 @@ func (d *Device) execute(kind string, c command, now time.Time) (commandResponse
 		return answer, forReboot
 	case "ota":
 		answer.Status, answer.Result = "accepted", nil
+	case "end-viewer":
+		if !d.life.Video {
+			return refuse("UNSUPPORTED_COMMAND", "this firmware has no camera")
+		}
+		if !d.endViewer(c.Params) {
+			return refuse("INVALID_PARAMS", "params name no client_id")
+		}
 	default:
 		return refuse("UNSUPPORTED_COMMAND", "this firmware does not know "+kind)
 	}

@@ -21,10 +21,18 @@ type Report struct {
 	Acked          int64             `json:"acked"`
 	Commands       int64             `json:"commands"`
 	Reconnects     int64             `json:"reconnects"`
+	Video          *VideoReport      `json:"video,omitempty"` // of devices with a camera
 	Errors         map[string]int64  `json:"errors"`
 	ErrorSamples   map[string]string `json:"error_samples,omitempty"`
 	Notes          []string          `json:"notes,omitempty"` // figures of the scenario, a line each
 	Verdict        Verdict           `json:"verdict"`
+}
+
+// VideoReport counts what devices with a camera were given and told.
+type VideoReport struct {
+	Lent    int64 `json:"credentials"`
+	Located int64 `json:"referred_to_iot"`
+	Ended   int64 `json:"viewers_ended"`
 }
 
 // Latency is a distribution in milliseconds.
@@ -54,6 +62,9 @@ func (r Report) Print(w io.Writer) error {
 		fmt.Sprintf("  published %d, acknowledged %d, orders of the cloud %d", r.Published, r.Acked, r.Commands),
 		fmt.Sprintf("  connect p50 %.1f ms, p99 %.1f ms, max %.1f ms", r.ConnectLatency.P50, r.ConnectLatency.P99, r.ConnectLatency.Max),
 		fmt.Sprintf("  ack     p50 %.1f ms, p99 %.1f ms, max %.1f ms", r.AckLatency.P50, r.AckLatency.P99, r.AckLatency.Max),
+	}
+	if v := r.Video; v != nil {
+		lines = append(lines, fmt.Sprintf("  video credentials %d, referred to AWS IoT %d, viewers ended %d", v.Lent, v.Located, v.Ended))
 	}
 	for _, kind := range slices.Sorted(maps.Keys(r.Errors)) {
 		line := fmt.Sprintf("  error %6d x %s", r.Errors[kind], kind)

@@ -69,7 +69,9 @@ type session struct {
 	schedule  []later
 
 	// When the next of each is due; zero means never.
-	state, telemetry, ping, provision, targets, reboot time.Time
+	state, telemetry, ping, provision, targets, reboot, video time.Time
+
+	videoRequest string // the last request about video, whose answer counts
 
 	pinged    bool // a PINGREQ is unanswered
 	refused   bool // the provisioning was rejected; the next connection asks again
@@ -181,6 +183,11 @@ func (s *session) subscribe() error {
 	} {
 		filters = append(filters, mqttwire.Filter{Topic: s.topic(suffix), QoS: 1})
 	}
+	if s.d.life.Video {
+		for _, suffix := range []string{"kvs/config/response", "kvs/credentials/response"} {
+			filters = append(filters, mqttwire.Filter{Topic: s.topic(suffix), QoS: 1})
+		}
+	}
 	return s.send(&mqttwire.Packet{Type: mqttwire.SUBSCRIBE, PacketID: s.nextID(), Filters: filters})
 }
 
@@ -191,6 +198,7 @@ func (s *session) begin(now time.Time) {
 	}
 	if s.d.provisioned || s.refused {
 		s.state = now
+		s.videoWanted(now)
 		return
 	}
 	s.provision = now
@@ -204,7 +212,7 @@ func (s *session) due() time.Time {
 			earliest = t
 		}
 	}
-	for _, t := range [...]time.Time{s.state, s.telemetry, s.ping, s.provision, s.targets, s.reboot} {
+	for _, t := range [...]time.Time{s.state, s.telemetry, s.ping, s.provision, s.targets, s.reboot, s.video} {
 		consider(t)
 	}
 	for _, w := range s.waiting {
@@ -254,6 +262,11 @@ func (s *session) act(now time.Time) error {
 	if reached(s.targets) {
 		s.targets = now.Add(targetsEvery)
 		if err := s.publish("targets/stream", 0, false, forOther, s.targetsReport(now)); err != nil {
+			return err
+		}
+	}
+	if reached(s.video) {
+		if err := s.askForVideo(now); err != nil {
 			return err
 		}
 	}

@@ -18,6 +18,9 @@ type Stats struct {
 	Published   atomic.Int64 // QoS 1 messages sent for the first time
 	Acked       atomic.Int64
 	Commands    atomic.Int64 // messages of the cloud that a device obeyed or refused
+	Lent        atomic.Int64 // credentials for video that the cloud gave
+	Located     atomic.Int64 // answers that name AWS IoT as the place of credentials
+	Ended       atomic.Int64 // viewers that the cloud had ended
 
 	Connect Histogram // from dialling to CONNACK
 	Ack     Histogram // from PUBLISH to PUBACK

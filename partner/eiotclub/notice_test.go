@@ -16,6 +16,7 @@ import (
 	"github.com/opticworks/devicecloud/dataplan"
 	"github.com/opticworks/devicecloud/partner/eiotclub"
 	"github.com/opticworks/devicecloud/registry"
+	"github.com/opticworks/devicecloud/sqlstore/schematest"
 	"github.com/opticworks/devicecloud/standin/carrier"
 )
 
@@ -177,7 +178,7 @@ func TestNoticesThatNothingMatchesAreTriedAgain(t *testing.T) {
 }
 
 func TestNoticeThatFailsComesAgain(t *testing.T) {
-	w := newWorld(t, "sqlite:"+t.TempDir()+"/d.db")
+	w := newWorld(t, schematest.SQLite(t))
 	device, sim, _ := w.running()
 	body := w.carrier.Notice("CardStopped", "stopped", field("iccid", string(sim.ICCID)))
 	w.restart(&death{step: 1})
@@ -195,7 +196,7 @@ func TestNoticeThatFailsComesAgain(t *testing.T) {
 
 // The order of the checks, and what each refuses. [contracts E.3]
 func TestNoticesThatAreRefused(t *testing.T) {
-	w := newWorld(t, "sqlite:"+t.TempDir()+"/d.db")
+	w := newWorld(t, schematest.SQLite(t))
 	_, sim, _ := w.running()
 	good := string(w.carrier.Notice("CardStopped", "good-1", field("iccid", string(sim.ICCID))))
 	w.pass(48 * time.Hour)

@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -18,10 +17,11 @@ import (
 	"github.com/opticworks/devicecloud/registry"
 	"github.com/opticworks/devicecloud/sqlstore"
 	"github.com/opticworks/devicecloud/sqlstore/pgtest"
+	"github.com/opticworks/devicecloud/sqlstore/schematest"
 	"github.com/opticworks/devicecloud/standin/carrier"
 )
 
-var postgres pgtest.Fixture
+var postgres = pgtest.Fixture{Prepare: schematest.Migrate}
 
 func TestMain(m *testing.M) { os.Exit(postgres.Run(m)) }
 
@@ -30,7 +30,7 @@ var t0 = time.Date(2026, 1, 22, 10, 0, 0, 0, time.UTC)
 // eachEngine runs a test on a fresh database of each engine.
 func eachEngine(t *testing.T, test func(t *testing.T, w *world)) {
 	t.Helper()
-	t.Run("sqlite", func(t *testing.T) { test(t, newWorld(t, "sqlite:"+filepath.Join(t.TempDir(), "d.db"))) })
+	t.Run("sqlite", func(t *testing.T) { test(t, newWorld(t, schematest.SQLite(t))) })
 	t.Run("postgres", func(t *testing.T) { test(t, newWorld(t, postgres.URL(t))) })
 }
 

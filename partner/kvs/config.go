@@ -11,16 +11,20 @@ import (
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+
+	"github.com/opticworks/devicecloud/media"
 )
 
-// Access is how AWS is reached, for every package that does. The zero value is the SDK's
-// own way: region, credentials and endpoints from the environment, the files of the AWS
-// command line, or the machine.
+// Access is how AWS is reached, for every package that does. Without an endpoint it is the
+// SDK's own way: credentials and endpoints from the environment, the files of the AWS
+// command line, or the machine. With one, nothing of these is read: what somebody has set
+// up for AWS neither disturbs a stand-in nor is sent to it.
 type Access struct {
 	Region   string
 	Endpoint string // of every service; "": AWS itself, or what AWS_ENDPOINT_URL and its sisters say
-	// Keys that the program's own calls are signed with; empty: the SDK finds them.
-	AccessKeyID, SecretAccessKey string
+	// Keys that the program's own calls are signed with, at an endpoint.
+	AccessKeyID     string
+	SecretAccessKey media.Secret
 }
 
 // The limits of a call. A person waits for it, and so does a device.
@@ -37,15 +41,11 @@ func LoadConfig(ctx context.Context, a Access) (aws.Config, error) {
 	}
 	client := awshttp.NewBuildableClient().WithDialerOptions(func(d *net.Dialer) { d.Timeout = dialTimeout }).
 		WithTransportOptions(func(t *http.Transport) { t.ResponseHeaderTimeout = callTimeout })
-	load := []func(*config.LoadOptions) error{
-		config.WithRegion(a.Region), config.WithHTTPClient(client), config.WithRetryMaxAttempts(maxAttempts),
+	if a.Endpoint != "" {
+		return aws.Config{
+			Region: a.Region, HTTPClient: client, RetryMaxAttempts: maxAttempts, BaseEndpoint: aws.String(a.Endpoint),
+			Credentials: credentials.NewStaticCredentialsProvider(a.AccessKeyID, a.SecretAccessKey.Reveal(), ""),
+		}, nil
 	}
-	if a.AccessKeyID != "" {
-		load = append(load, config.WithCredentialsProvider(credentials.NewStaticCredentialsProvider(a.AccessKeyID, a.SecretAccessKey, "")))
-	}
-	c, err := config.LoadDefaultConfig(ctx, load...)
-	if err == nil && a.Endpoint != "" {
-		c.BaseEndpoint = aws.String(a.Endpoint)
-	}
-	return c, err
+	return config.LoadDefaultConfig(ctx, config.WithRegion(a.Region), config.WithHTTPClient(client), config.WithRetryMaxAttempts(maxAttempts))
 }

@@ -50,7 +50,7 @@ func newWorld(t *testing.T, change func(*kvs.Options)) *world {
 	w.first = media.Video{StreamName: "cam-1", ChannelName: "cam-1"}
 	w.second = media.Video{StreamARN: w.otherStream, ChannelARN: w.otherCh}
 	opts := kvs.Options{
-		Access:       kvs.Access{Region: w.Region(), Endpoint: w.URL(), AccessKeyID: w.AccessKeyID, SecretAccessKey: w.SecretAccessKey},
+		Access:       kvs.Access{Region: w.Region(), Endpoint: w.URL(), AccessKeyID: w.AccessKeyID, SecretAccessKey: media.Secret(w.SecretAccessKey)},
 		PlaybackRole: w.playback, ViewerRole: w.viewer, DeviceRole: w.device,
 		IdentityPool: "us-east-1:00000000-0000-0000-0000-000000000000", Provider: "devicecloud", Now: w.clock.Now,
 	}
@@ -430,5 +430,25 @@ func TestTheSDKsOwnEnvironment(t *testing.T) {
 	}
 	if _, _, err := cloud.Play(t.Context(), ann, w.first, media.Playing{Protocol: media.HLS, Mode: media.Live, Life: 300 * time.Second}); !errors.Is(err, media.ErrUnavailable) {
 		t.Errorf("where nobody answers: %v", err)
+	}
+}
+
+// TestAStandInNeedsNothingOfTheEnvironment lets somebody who uses AWS have it set up in a
+// way that is broken, or that leads elsewhere.
+func TestAStandInNeedsNothingOfTheEnvironment(t *testing.T) {
+	w := newWorld(t, nil)
+	t.Setenv("AWS_PROFILE", "absent")
+	t.Setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1") // nobody
+	t.Setenv("AWS_ENDPOINT_URL_STS", "http://127.0.0.1:1")
+	t.Setenv("AWS_SESSION_TOKEN", "of another")
+	cloud, err := kvs.New(t.Context(), kvs.Options{
+		Access:       kvs.Access{Region: w.Region(), Endpoint: w.URL(), AccessKeyID: w.AccessKeyID, SecretAccessKey: media.Secret(w.SecretAccessKey)},
+		PlaybackRole: w.playback,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := cloud.Play(t.Context(), ann, w.first, media.Playing{Protocol: media.HLS, Mode: media.Live, Life: 300 * time.Second}); err != nil {
+		t.Error(err)
 	}
 }

@@ -378,7 +378,7 @@ func TestURLsThatCannotBeRightAreRefused(t *testing.T) {
 
 func TestTextsThatWouldBeChangedOnTheirWayAreRefused(t *testing.T) {
 	m := startServer(t, false, false)
-	for _, text := range []string{strings.Repeat("a", 999), "Grüße", "a\rb", "a\x00b"} {
+	for _, text := range []string{strings.Repeat("a", 999), "a\rb", "a\x00b"} {
 		l := letter()
 		l.Text = text
 		if err := newSMTP(t, m, "smtp://127.0.0.1:25").Send(t.Context(), l); err == nil {

@@ -5,6 +5,8 @@ package stripepay
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net/http"
@@ -194,15 +196,32 @@ func (c *Client) Refund(ctx context.Context, p dataplan.Purchase, intentID strin
 		params.Amount = stripe.Int64(amount)
 	}
 	params.Context = ctx
-	params.SetIdempotencyKey("refund:" + p.ID + ":" + key)
+	params.SetIdempotencyKey(refundKey(p.ID, key))
 	if _, err := c.api.Refunds.New(params); err != nil {
 		var e *stripe.Error
-		if errors.As(err, &e) && e.Code == stripe.ErrorCodeChargeAlreadyRefunded {
+		switch {
+		case errors.As(err, &e) && e.Code == stripe.ErrorCodeChargeAlreadyRefunded:
 			return nil
+		case e != nil && e.Type == stripe.ErrorTypeIdempotency:
+			return dataplan.ErrKeyReused
 		}
 		return failure("refund a payment", err)
 	}
 	return nil
+}
+
+// maxKey is the longest idempotency key that Stripe takes.
+const maxKey = 255
+
+// refundKey is Stripe's idempotency key of a refund. One that would be too long goes in
+// as its digest.
+func refundKey(purchaseID, key string) string {
+	whole := "refund:" + purchaseID + ":" + key
+	if len(whole) <= maxKey {
+		return whole
+	}
+	sum := sha256.Sum256([]byte(key))
+	return "refund:" + purchaseID + ":sha256:" + hex.EncodeToString(sum[:])
 }
 
 // CancelSubscription implements dataplan.Provider.

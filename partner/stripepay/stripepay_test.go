@@ -274,6 +274,43 @@ func TestALostAnswerIsAskedForAgain(t *testing.T) {
 	}
 }
 
+// Stripe takes keys of at most 255 characters, and one of ours may be as long. A key that
+// was used for another refund is not the provider's failure: to try again would be in vain.
+func TestRefundKeys(t *testing.T) {
+	keys := map[string]string{} // by what was sent
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		key := r.Header.Get("Idempotency-Key")
+		form, _ := io.ReadAll(r.Body)
+		switch before, used := keys[key]; {
+		case len(key) > 255:
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, `{"error":{"type":"invalid_request_error"}}`)
+		case used && before != string(form):
+			w.WriteHeader(http.StatusBadRequest)
+			_, _ = io.WriteString(w, `{"error":{"type":"idempotency_error"}}`)
+		default:
+			keys[key] = string(form)
+			_, _ = io.WriteString(w, `{"id":"re_1","object":"refund"}`)
+		}
+	}))
+	defer server.Close()
+	c, p := client(server.URL, "sk_test_x"), purchase(dataplan.ModePayment)
+	long := strings.Repeat("k", 254)
+	for i, key := range []string{long + "a", long + "b", long + "a", "short"} {
+		if err := c.Refund(t.Context(), p, "pi_1", 100, key); err != nil {
+			t.Errorf("refund %d: %v", i, err)
+		}
+	}
+	if len(keys) != 3 {
+		t.Errorf("%d keys at Stripe, want 3", len(keys))
+	}
+	for _, key := range []string{long + "a", "short"} {
+		if err := c.Refund(t.Context(), p, "pi_1", 200, key); !errors.Is(err, dataplan.ErrKeyReused) {
+			t.Errorf("another amount under the same key: %v", err)
+		}
+	}
+}
+
 func TestLive(t *testing.T) {
 	for key, live := range map[string]bool{"sk_live_x": true, "rk_live_x": true, "sk_test_x": false, "rk_test_x": false} {
 		if got := stripepay.New(stripepay.Options{Key: key}).Live(); got != live {
@@ -317,6 +354,8 @@ func TestSignatures(t *testing.T) {
 		"six minutes old":               {completed, signed(completed, secret, now.Add(-6*time.Minute), "v1"), dataplan.ErrInvalidSignature},
 		"six minutes ahead":             {completed, signed(completed, secret, now.Add(6*time.Minute), "v1"), dataplan.ErrInvalidSignature},
 		"two days ahead":                {completed, signed(completed, secret, now.Add(48*time.Hour), "v1"), dataplan.ErrInvalidSignature},
+		"two days ahead, with a plus":   {completed, strings.Replace(signed(completed, secret, now.Add(48*time.Hour), "v1"), "t=", "t=+", 1), dataplan.ErrInvalidSignature},
+		"two days ahead, with a zero":   {completed, strings.Replace(signed(completed, secret, now.Add(48*time.Hour), "v1"), "t=", "t=0", 1), dataplan.ErrInvalidSignature},
 		"none":                          {completed, "", dataplan.ErrInvalidSignature},
 		"nonsense":                      {completed, "nonsense", dataplan.ErrInvalidSignature},
 		"of another key":                {completed, signed(completed, secret+"x", now, "v1"), dataplan.ErrInvalidSignature},

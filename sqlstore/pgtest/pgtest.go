@@ -39,11 +39,16 @@ type Server struct {
 
 	mu        sync.Mutex
 	databases int
+	template  string // the name of what new databases are copies of; "" for empty ones
 }
 
 // Fixture is a test binary's access to its server, which starts at the first use.
 // Its zero value is ready; keep one in a variable beside TestMain.
 type Fixture struct {
+	// Prepare fills a database, once: those of the tests are copies of it. nil: they are
+	// empty.
+	Prepare func(ctx context.Context, url string) error
+
 	once   sync.Once
 	server *Server
 	err    error
@@ -62,18 +67,29 @@ func (f *Fixture) Run(m *testing.M) int {
 	return code
 }
 
-// URL creates an empty database for one test and returns its URL. Without
+// URL creates a database for one test and returns its URL. Without
 // PostgreSQL on this machine the test is skipped, or fails where CI=true.
 func (f *Fixture) URL(tb testing.TB) string {
 	tb.Helper()
-	f.once.Do(func() { f.server, f.err = Start() })
+	return f.database(tb, (*Server).NewDatabase)
+}
+
+// Empty is URL for a database in which there is nothing, whatever Prepare does.
+func (f *Fixture) Empty(tb testing.TB) string {
+	tb.Helper()
+	return f.database(tb, func(s *Server, ctx context.Context) (string, error) { return s.create(ctx, "") })
+}
+
+func (f *Fixture) database(tb testing.TB, create func(*Server, context.Context) (string, error)) string {
+	tb.Helper()
+	f.once.Do(f.start)
 	switch {
 	case errors.Is(f.err, ErrNotInstalled) && os.Getenv("CI") != "true":
 		tb.Skip("PostgreSQL is not installed")
 	case f.err != nil:
 		tb.Fatalf("start PostgreSQL: %v", f.err)
 	}
-	url, err := f.server.NewDatabase(tb.Context())
+	url, err := create(f.server, tb.Context())
 	if err != nil {
 		tb.Fatalf("new database: %v", err)
 	}
@@ -212,18 +228,43 @@ func (s *Server) signal(sig syscall.Signal) error {
 	return errors.Join(errs...)
 }
 
-// NewDatabase creates an empty database and returns its URL.
+// start starts the server and prepares what the databases of the tests are copies of.
+func (f *Fixture) start() {
+	if f.server, f.err = Start(); f.err != nil || f.Prepare == nil {
+		return
+	}
+	ctx := context.Background()
+	url, err := f.server.NewDatabase(ctx)
+	if err == nil {
+		err = f.Prepare(ctx, url)
+	}
+	if err == nil {
+		f.server.template = url[strings.LastIndexByte(url, '/')+1 : strings.IndexByte(url, '?')]
+	}
+	f.err = err
+}
+
+// NewDatabase creates a database and returns its URL. It is a copy of what the fixture
+// has prepared, or empty.
 func (s *Server) NewDatabase(ctx context.Context) (url string, err error) {
+	return s.create(ctx, s.template)
+}
+
+func (s *Server) create(ctx context.Context, template string) (url string, err error) {
 	s.mu.Lock()
+	defer s.mu.Unlock() // PostgreSQL copies a database only while nobody uses it
 	s.databases++
 	name := "test" + strconv.Itoa(s.databases)
-	s.mu.Unlock()
 	db, err := sql.Open("pgx", s.url("postgres"))
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	if _, err := db.ExecContext(ctx, "CREATE DATABASE "+name); err != nil {
+	create := "CREATE DATABASE " + name
+	if template != "" {
+		create += " TEMPLATE " + template
+	}
+	if _, err := db.ExecContext(ctx, create); err != nil {
 		return "", err
 	}
 	return s.url(name), nil

@@ -26,7 +26,7 @@ func (s *Server) cognito(w http.ResponseWriter, r *http.Request, target string) 
 		if in.IdentityPoolId == "" || len(in.Logins) != 1 || in.TokenDuration < 1 || in.TokenDuration > 86400 {
 			return &problem{http.StatusBadRequest, "InvalidParameterException", "A parameter is not valid."}
 		}
-		return c.reply(map[string]string{"IdentityId": s.opts.Region + ":" + strings.ToLower(randomText(32)), "Token": "stand-in." + randomText(64) + "." + randomText(32)})
+		return c.reply(map[string]string{"IdentityId": s.opts.Region + ":" + strings.ToLower(randomText(32)), "Token": s.give("stand-in." + randomText(64) + "." + randomText(32))})
 	}}
 	s.run(w, r, op)
 }

@@ -43,8 +43,9 @@ type Server struct {
 	gates    map[string]<-chan struct{}
 	assumed  []Assumed
 	sockets  map[*socket]struct{}
-	sight    Sight  // what models answer
-	shown    []byte // the last picture that one was shown
+	sight    Sight    // what models answer
+	shown    []byte   // the last picture that one was shown
+	given    []string // secrets that were given beside those of callers and players
 }
 
 // caller is who signed a request.
@@ -100,6 +101,43 @@ func New(opts Options) *Server {
 	s.routes()
 	s.bedrock()
 	return s
+}
+
+// Borrow makes temporary credentials of the account's own user, as the environment of a
+// machine at AWS holds them. They last until the server ends.
+func (s *Server) Borrow() (accessKeyID, secretAccessKey, sessionToken string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	who := caller{secret: randomText(40), token: strings.ToLower(randomText(600)), user: true}
+	id := keyID("ASIA")
+	s.callers[id] = who
+	return id, who.secret, who.token
+}
+
+// Issued is every secret that the server has: keys and session tokens of callers, tokens
+// of players, of identities and of TURN servers.
+func (s *Server) Issued() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := append([]string(nil), s.given...)
+	for _, c := range s.callers {
+		all = append(all, c.secret)
+		if c.token != "" {
+			all = append(all, c.token)
+		}
+	}
+	for token := range s.players {
+		all = append(all, token)
+	}
+	return all
+}
+
+// give remembers a secret that is given, and is that secret.
+func (s *Server) give(secret string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.given = append(s.given, secret)
+	return secret
 }
 
 // Start makes the server listen on a loopback address, 127.0.0.1:0 as a rule.

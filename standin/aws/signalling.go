@@ -32,7 +32,7 @@ func iceServers(c *call) error {
 	host := "turn.stand-in.example:443"
 	return c.reply(map[string]any{"IceServerList": []map[string]any{{
 		"Uris":     []string{"turn:" + host + "?transport=udp", "turns:" + host + "?transport=udp", "turns:" + host + "?transport=tcp"},
-		"Username": millis(c.s.opts.Now()) + ":" + strings.ToLower(randomText(40)), "Password": randomText(40), "Ttl": 300,
+		"Username": millis(c.s.opts.Now()) + ":" + c.s.give(strings.ToLower(randomText(40))), "Password": c.s.give(randomText(40)), "Ttl": 300,
 	}}})
 }
 

@@ -315,6 +315,8 @@ func TestPrepareRefusesWhatMustNotBeServed(t *testing.T) {
 		{"an app link with a fragment", func(c *app.Config) { c.AppLinkURL = "devicecloud://auth#" }, "APP_LINK_URL"},
 		{"no app link", func(c *app.Config) { c.AppLinkURL = "" }, "APP_LINK_URL"},
 		{"an app link that the platform gives to the app", func(c *app.Config) { c.AppLinkURL = "https://app.example.com/auth" }, ""},
+		{"stand-ins outside of dev mode", func(c *app.Config) { c.DevStandins = true }, "DEV_STANDINS is for development"},
+		{"stand-ins in dev", func(c *app.Config) { c.Dev, c.DevStandins = true, true }, ""},
 		{"a threshold of nothing", func(c *app.Config) { c.OfflineThresholdSec = 0 }, "OFFLINE_THRESHOLD_SEC"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

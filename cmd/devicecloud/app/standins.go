@@ -33,8 +33,31 @@ func (c *Config) startStandins(address func() string) (*standins, error) {
 	return s, nil
 }
 
+// StandIn is a server on this machine in the place of a partner.
+type StandIn struct {
+	Partner string // Stripe, the SIM carrier, AWS
+	URL     string
+}
+
+// StandIns lists the stand-ins that run.
+func (a *App) StandIns() (all []StandIn) {
+	if s := a.standins.Stripe; s != nil {
+		all = append(all, StandIn{"Stripe", s.URL()})
+	}
+	if s := a.standins.Carrier; s != nil {
+		all = append(all, StandIn{"the SIM carrier", s.URL()})
+	}
+	if s := a.standins.AWS; s != nil {
+		all = append(all, StandIn{"AWS", s.URL()})
+	}
+	return all
+}
+
 // Shop reports whether data plans can be bought without money: at stand-ins.
 func (a *App) Shop() bool { return a.standins.Stripe != nil && a.standins.Carrier != nil }
+
+// Film reports whether devices have video, and models that look at it, at a stand-in.
+func (a *App) Film() bool { return a.standins.AWS != nil }
 
 // Close ends them, the last first; it may be called again.
 func (s *standins) Close() error {
