@@ -21,3 +21,6 @@ func TOTPSecretOf(b []byte) TOTPSecret { return TOTPSecret{b} }
 
 // OpenFlow is what the service makes of what a browser has kept.
 func (s *Service) OpenFlow(kept string) (StaffFlow, bool) { return s.flows.open(kept, s.opts.Now()) }
+
+// MailDue is mailDue.
+func MailDue(ctx context.Context, s *Service) error { return s.mailDue(ctx) }

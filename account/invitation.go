@@ -15,6 +15,8 @@ const (
 	inviteLook = 30 * time.Second
 	// inviteBatch is how many mails are taken at once: what others may take meanwhile.
 	inviteBatch = 16
+	// inviteSpare is how many mails they leave room for: who signs in waits for theirs.
+	inviteSpare = maxMails / 2
 	// inviteLife is how long one mail is tried before it is left to be taken anew.
 	inviteLife = 10 * time.Minute
 )
@@ -47,7 +49,7 @@ func (s *Service) mailDue(ctx context.Context) error {
 	for ctx.Err() == nil {
 		var slots []*slot
 		for range inviteBatch {
-			if one, ok := s.mail.reserve(); ok {
+			if one, ok := s.mail.reserve(inviteSpare); ok {
 				slots = append(slots, one)
 			}
 		}

@@ -73,7 +73,7 @@ func (s *Service) SendMagicLink(ctx context.Context, req MagicLinkRequest) error
 	if !validChallenge(req.CodeChallenge) {
 		return registry.E(registry.Invalid, registry.ErrInvalidRequest.Code, "code_challenge must be the SHA-256 of the verifier in base64url, 43 characters.")
 	}
-	slot, ok := s.mail.reserve()
+	slot, ok := s.mail.reserve(0)
 	if !ok {
 		return ErrMailBusy
 	}

@@ -74,12 +74,12 @@ type slot struct {
 	used bool
 }
 
-// reserve gives a slot while there is one; ok is false when too many mails wait, and
-// when the postbox is closed.
-func (p *postbox) reserve() (s *slot, ok bool) {
+// reserve gives a slot while there is one and spare others are left; ok is false when too
+// many mails wait, and when the postbox is closed.
+func (p *postbox) reserve(spare int) (s *slot, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.closed {
+	if p.closed || len(p.slots)+spare >= maxMails {
 		return nil, false
 	}
 	select {

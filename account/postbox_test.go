@@ -37,13 +37,13 @@ type memory struct{ account.Store }
 func (memory) InTx(context.Context, func(account.Tx) error) error { return nil }
 
 // mailing is the domain in virtual time, with a mail server of the test's.
-func mailing(t *testing.T, server mailServer) *account.Service {
+func mailing(t *testing.T, server mailServer, devices ...account.Devices) *account.Service {
 	t.Helper()
 	key, _, err := account.NewSigningKey()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := account.New(memory{}, nil, account.Options{SigningKey: key, Hash: cheap(), Mailer: server, LinkPage: "https://cloud.example.com/auth/magic"})
+	s, err := account.New(memory{}, append(devices, nil)[0], account.Options{SigningKey: key, Hash: cheap(), Mailer: server, LinkPage: "https://cloud.example.com/auth/magic"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,6 +126,33 @@ func TestTheAnswerDoesNotWaitForTheMailServer(t *testing.T) {
 		synctest.Wait()
 		if err := send(t, s); err != nil {
 			t.Errorf("after the mails were given up: %v", err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		s.CloseMail(ctx)
+	})
+}
+
+// everybodyIsInvited has always more mails about invitations.
+type everybodyIsInvited struct{ account.Devices }
+
+func (everybodyIsInvited) TakeInvitationMails(_ context.Context, limit int) ([]registry.Invitation, error) {
+	return make([]registry.Invitation, limit), nil
+}
+
+func TestInvitationsLeaveRoomForThoseWhoSignIn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := mailing(t, func(ctx context.Context, _ account.Mail) error {
+			<-ctx.Done()
+			return ctx.Err()
+		}, everybodyIsInvited{})
+		if err := account.MailDue(t.Context(), s); !errors.Is(err, account.ErrMailBusy) {
+			t.Errorf("invitations without end: %v", err)
+		}
+		for range 512 {
+			if err := send(t, s); err != nil {
+				t.Fatal(err)
+			}
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()

@@ -15,3 +15,6 @@ func (s *Service) Step(ctx context.Context) error { return s.step(ctx) }
 
 // Chosen reports whether a device is in the share of a rollout.
 func (r Rollout) Chosen(deviceID string) bool { return r.chosen(deviceID) }
+
+// CancelIn has so many devices cancelled in one transaction.
+func CancelIn(s *Service, n int) { s.cancels = n }

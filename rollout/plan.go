@@ -337,7 +337,8 @@ func (s *Service) Resume(ctx context.Context, a registry.Actor, id string) (Roll
 }
 
 // Cancel ends a rollout: who was not told never will be; updates under way go on, for a
-// device cannot be told to stop. Errors as of SetSettings.
+// device cannot be told to stop. In a large fleet the devices that wait become cancelled
+// one part after the other. Errors as of SetSettings.
 func (s *Service) Cancel(ctx context.Context, a registry.Actor, id string) (Rollout, error) {
 	return s.steer(ctx, a, id, "rollout_cancelled", func(r *Rollout) error {
 		switch r.Status {
@@ -378,7 +379,7 @@ func (s *Service) steer(ctx context.Context, a registry.Actor, id, event string,
 			return registry.ErrUnavailable // another transaction was faster, and this one may be tried again
 		}
 		if r.Status == Cancelled {
-			if err := tx.CancelUpdates(ctx, r.No, r.UpdatedAt); err != nil {
+			if _, err := tx.CancelUpdates(ctx, r.No, r.UpdatedAt, s.cancels); err != nil {
 				return err
 			}
 		}

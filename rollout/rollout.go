@@ -98,6 +98,7 @@ type Service struct {
 	courier Courier
 	opts    Options
 	log     *slog.Logger
+	cancels int // devices that are cancelled in one transaction
 
 	wake chan struct{} // capacity 1: look at once
 	busy atomic.Bool   // there is something to look for
@@ -112,7 +113,7 @@ func New(store Store, devices Devices, courier Courier, opts Options) *Service {
 	opts.defaults()
 	s := &Service{
 		store: store, devices: devices, courier: courier, opts: opts, log: opts.Logger,
-		wake: make(chan struct{}, 1), walk: walk{behind: map[int64]int64{}},
+		cancels: cancelBatch, wake: make(chan struct{}, 1), walk: walk{behind: map[int64]int64{}},
 	}
 	s.busy.Store(true) // until the first look
 	return s

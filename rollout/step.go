@@ -20,6 +20,8 @@ const (
 	waitPage = 2000
 	// settleBatch is how many live updates are settled in one transaction.
 	settleBatch = 200
+	// cancelBatch is how many devices are cancelled in one transaction.
+	cancelBatch = 2000
 	// maxSends is how often a trigger is handed over in one attempt: a device that loses
 	// its connection again and again is not told for ever.
 	maxSends = 5
@@ -101,6 +103,9 @@ func (s *Service) step(ctx context.Context) error {
 	err := s.settle(ctx)
 	if err == nil {
 		err = s.remind(ctx)
+	}
+	if err == nil {
+		err = s.cancelRest(ctx)
 	}
 	if err != nil {
 		return err
@@ -250,6 +255,24 @@ func (s *Service) remind(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// cancelRest cancels the devices that Cancel has left.
+func (s *Service) cancelRest(ctx context.Context) error {
+	var list []int64
+	err := s.view(ctx, func(tx Tx) (err error) {
+		list, err = tx.Cancelling(ctx)
+		return err
+	})
+	for _, no := range list {
+		for n := s.cancels; n == s.cancels && err == nil; {
+			err = s.change(ctx, func(tx Tx, _ *moves) (err error) {
+				n, err = tx.CancelUpdates(ctx, no, s.now(), s.cancels)
+				return err
+			})
+		}
+	}
+	return err
 }
 
 // plan walks on through the fleet and writes who is in a rollout. planned says that the

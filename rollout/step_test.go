@@ -1,6 +1,7 @@
 package rollout_test
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
@@ -30,6 +31,28 @@ func TestTheRateHoldsWhenTheClockGoesBack(t *testing.T) {
 		equal(t, "a day earlier: it does not stand still until then", told(), 4)
 		n.later(time.Second)
 		equal(t, "a second later than that", told(), 5)
+	})
+}
+
+// TestCancellingAFleetIsManySmallTransactions: devices wait for their PUBACK behind each.
+func TestCancellingAFleetIsManySmallTransactions(t *testing.T) {
+	eachEngine(t, func(t *testing.T, n *node) {
+		rollout.CancelIn(n.Service, 3)
+		var all []*device
+		for i := range 10 {
+			all = append(all, n.enrol(i+1, ""))
+		}
+		ro := n.begin(n.release("1.3.0"))
+		if _, err := n.Cancel(ctx, admin, ro.ID); err != nil {
+			t.Fatal(err)
+		}
+		_, by := n.look(ro)
+		equal(t, "at once", fmt.Sprint(by[rollout.StateCancel], by[rollout.Pending]), "3 7")
+		all[9].up()
+		n.step()
+		_, by = n.look(ro)
+		equal(t, "after a look", fmt.Sprint(by[rollout.StateCancel], by[rollout.Pending]), "10 0")
+		equal(t, "told after the end", all[9].told(), 0)
 	})
 }
 

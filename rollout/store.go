@@ -55,6 +55,8 @@ type PlanTx interface {
 	CountLive(ctx context.Context, no int64) (int, error)
 	// Unfinished reports whether a rollout has a device that is not at its end.
 	Unfinished(ctx context.Context, no int64) (bool, error)
+	// Cancelling lists the numbers of the cancelled rollouts with devices that still wait.
+	Cancelling(ctx context.Context) ([]int64, error)
 	// FinishRollout finishes a rollout, only while it runs, the walk is where r says, and
 	// no device is unfinished.
 	FinishRollout(ctx context.Context, r Rollout, at time.Time) (changed bool, err error)
@@ -81,8 +83,9 @@ type UpdateTx interface {
 	// Supersede skips the devices numbered from first to last in older rollouts, where
 	// they still wait, when they wait in this one.
 	Supersede(ctx context.Context, rolloutNo, first, last int64, at time.Time) error
-	// CancelUpdates cancels the devices of a rollout that still wait.
-	CancelUpdates(ctx context.Context, rolloutNo int64, at time.Time) error
+	// CancelUpdates cancels at most limit devices of a rollout that still wait; it returns
+	// how many.
+	CancelUpdates(ctx context.Context, rolloutNo int64, at time.Time, limit int) (int, error)
 
 	// Update reads how far a device is in a rollout; ok is false when it is not in it.
 	Update(ctx context.Context, rolloutNo, deviceNo int64) (u Update, ok bool, err error)

@@ -149,6 +149,13 @@ func (t *tx) Unfinished(ctx context.Context, no int64) (yes bool, err error) {
 	return yes, err
 }
 
+// Cancelling implements rollout.PlanTx.
+func (t *tx) Cancelling(ctx context.Context) ([]int64, error) {
+	return collect(ctx, t, `SELECT r.rollout_no FROM rollouts r WHERE r.status = 'cancelled' AND EXISTS (SELECT 1 FROM rollout_devices u
+			WHERE u.rollout_no = r.rollout_no AND u.finished_at IS NULL AND u.state IN ('pending', 'waiting'))`, nil,
+		func(scan scanFunc, no *int64) error { return scan(no) })
+}
+
 // FinishRollout implements rollout.PlanTx.
 func (t *tx) FinishRollout(ctx context.Context, r rollout.Rollout, now time.Time) (bool, error) {
 	return t.changes(ctx, `UPDATE rollouts SET status = 'finished', updated_at = $2, finished_at = $2
@@ -229,10 +236,12 @@ func (t *tx) Supersede(ctx context.Context, rolloutNo, first, last int64, now ti
 }
 
 // CancelUpdates implements rollout.UpdateTx.
-func (t *tx) CancelUpdates(ctx context.Context, rolloutNo int64, now time.Time) error {
-	_, err := t.exec(ctx, `UPDATE rollout_devices SET state = 'cancelled', reason = NULL, not_before = NULL, finished_at = $2, updated_at = $2
-		WHERE rollout_no = $1 AND finished_at IS NULL AND state IN ('pending', 'waiting')`, rolloutNo, micros(now))
-	return err
+func (t *tx) CancelUpdates(ctx context.Context, rolloutNo int64, now time.Time, limit int) (int, error) {
+	n, err := t.exec(ctx, `UPDATE rollout_devices SET state = 'cancelled', reason = NULL, not_before = NULL, finished_at = $2, updated_at = $2
+		WHERE rollout_no = $1 AND device_no IN (SELECT u.device_no FROM rollout_devices u
+			WHERE u.rollout_no = $1 AND u.finished_at IS NULL AND u.state IN ('pending', 'waiting') ORDER BY u.device_no LIMIT CAST($3 AS BIGINT))`,
+		rolloutNo, micros(now), capped(limit))
+	return int(n), err
 }
 
 // live is the condition of the index of live updates u.
