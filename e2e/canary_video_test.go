@@ -98,8 +98,18 @@ func (v *voyage) everythingIsVended(video *aws.Server) Device {
 		route     int
 		fault     aws.Fault
 	}{
-		{"AssumeRole", 0, refused}, {"AssumeRole", 3, broken}, {"GetDataEndpoint", 2, refused}, {"GetDASHStreamingSessionURL", 0, broken}, {"GetHLSStreamingSessionURL", 1, refused},
-		{"GetClip", 2, broken}, {"GetSignalingChannelEndpoint", 3, refused}, {"GetIceServerConfig", 3, broken}, {"GetOpenIdTokenForDeveloperIdentity", 4, broken}, {"GetImages", 5, broken}, {"Converse", 5, broken}, {"Converse", 5, refused},
+		{"AssumeRole", 0, refused},
+		{"AssumeRole", 3, broken},
+		{"GetDataEndpoint", 2, refused},
+		{"GetDASHStreamingSessionURL", 0, broken},
+		{"GetHLSStreamingSessionURL", 1, refused},
+		{"GetClip", 2, broken},
+		{"GetSignalingChannelEndpoint", 3, refused},
+		{"GetIceServerConfig", 3, broken},
+		{"GetOpenIdTokenForDeveloperIdentity", 4, broken},
+		{"GetImages", 5, broken},
+		{"Converse", 5, broken},
+		{"Converse", 5, refused},
 	} {
 		video.Fail(c.operation, c.fault)
 		r := ask(routes[c.route])
