@@ -92,17 +92,30 @@ func (v *voyage) everythingIsVended(video *aws.Server) Device {
 		return v.exchange(v.t, r)
 	}
 	// What fails says why in the log, and the causes know addresses and tokens.
-	for _, operation := range []string{"AssumeRole", "GetDataEndpoint", "GetDASHStreamingSessionURL", "GetHLSStreamingSessionURL", "GetClip", "GetSignalingChannelEndpoint", "GetIceServerConfig", "GetOpenIdTokenForDeveloperIdentity", "GetImages", "Converse"} {
-		for _, fault := range []aws.Fault{{Status: 403, Code: "AccessDeniedException", Message: "The token is not allowed."}, {}} {
-			video.Fail(operation, fault)
-			for _, route := range routes {
-				if r := ask(route); r.status/100 != 2 {
-					v.hear(route[1], r)
-				} else {
-					v.learn(r.body)
-				}
-			}
-			video.Heal()
+	refused, broken := aws.Fault{Status: 403, Code: "AccessDeniedException", Message: "The token is not allowed."}, aws.Fault{}
+	for _, c := range []struct {
+		operation string
+		route     int
+		fault     aws.Fault
+	}{
+		{"AssumeRole", 0, refused},
+		{"AssumeRole", 3, broken},
+		{"GetDataEndpoint", 2, refused},
+		{"GetDASHStreamingSessionURL", 0, broken},
+		{"GetHLSStreamingSessionURL", 1, refused},
+		{"GetClip", 2, broken},
+		{"GetSignalingChannelEndpoint", 3, refused},
+		{"GetIceServerConfig", 3, broken},
+		{"GetOpenIdTokenForDeveloperIdentity", 4, broken},
+		{"GetImages", 5, broken},
+		{"Converse", 5, broken},
+		{"Converse", 5, refused},
+	} {
+		video.Fail(c.operation, c.fault)
+		r := ask(routes[c.route])
+		video.Heal()
+		if v.hear(routes[c.route][1], r); r.status < 500 {
+			v.t.Errorf("%s without %s: %d %s", routes[c.route][1], c.operation, r.status, r.body)
 		}
 	}
 	for _, route := range routes {

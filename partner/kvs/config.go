@@ -43,9 +43,13 @@ func LoadConfig(ctx context.Context, a Access) (aws.Config, error) {
 		WithTransportOptions(func(t *http.Transport) { t.ResponseHeaderTimeout = callTimeout })
 	if a.Endpoint != "" {
 		return aws.Config{
-			Region: a.Region, HTTPClient: client, RetryMaxAttempts: maxAttempts, BaseEndpoint: aws.String(a.Endpoint),
+			Region: a.Region, HTTPClient: transport{client}, RetryMaxAttempts: maxAttempts, BaseEndpoint: aws.String(a.Endpoint),
 			Credentials: credentials.NewStaticCredentialsProvider(a.AccessKeyID, a.SecretAccessKey.Reveal(), ""),
 		}, nil
 	}
-	return config.LoadDefaultConfig(ctx, config.WithRegion(a.Region), config.WithHTTPClient(client), config.WithRetryMaxAttempts(maxAttempts))
+	c, err := config.LoadDefaultConfig(ctx, config.WithRegion(a.Region), config.WithHTTPClient(client), config.WithRetryMaxAttempts(maxAttempts))
+	if b, ok := c.HTTPClient.(*awshttp.BuildableClient); ok { // with AWS_CA_BUNDLE another one than ours
+		c.HTTPClient = transport{b}
+	}
+	return c, err
 }

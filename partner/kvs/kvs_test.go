@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -450,5 +452,31 @@ func TestAStandInNeedsNothingOfTheEnvironment(t *testing.T) {
 	}
 	if _, _, err := cloud.Play(t.Context(), ann, w.first, media.Playing{Protocol: media.HLS, Mode: media.Live, Life: 300 * time.Second}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestRequestsAreNotTakenForBroken holds that net/http sends every request to its end: else
+// it closes the connection under the answer, and clips end early.
+func TestRequestsAreNotTakenForBroken(t *testing.T) {
+	w := newWorld(t, nil)
+	var broken atomic.Int64
+	ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{WroteRequest: func(info httptrace.WroteRequestInfo) {
+		if info.Err != nil {
+			broken.Add(1)
+		}
+	}})
+	from := time.Now().Add(-time.Hour)
+	for range 50 {
+		body, err := w.cloud.Clip(ctx, ann, w.first, from, from.Add(20*time.Second))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.Copy(io.Discard, body); err != nil || n < 20*4<<10 {
+			t.Errorf("a clip ends after %d bytes: %v", n, err)
+		}
+		_ = body.Close()
+	}
+	if n := broken.Load(); n != 0 {
+		t.Errorf("%d requests were broken off", n)
 	}
 }
