@@ -34,7 +34,8 @@ func matrixPlan(id string) dataplan.Plan {
 	return dataplan.Plan{ID: id, Name: "1 GB", Mode: dataplan.ModePayment, Amount: 990, Currency: "usd", CarrierPackage: "P100"}
 }
 
-// purchaseOf is a purchase that is on hold, a new one each time.
+// purchaseOf is a purchase that was held and that the carrier refused, so that it may be
+// resumed and ordered again; a new one each time.
 func purchaseOf(s *stage, t *testing.T, _, target string, _ verdict) []string {
 	if target == "absent" {
 		return []string{fmt.Sprintf("%032d", 0)}
@@ -50,9 +51,11 @@ func purchaseOf(s *stage, t *testing.T, _, target string, _ verdict) []string {
 		if _, err := tx.InsertPurchase(context.Background(), p); err != nil {
 			return err
 		}
-		p.Stage, p.Status, p.PaidAt, p.HeldAt, p.ClosedAt = dataplan.Paid, dataplan.Hold, now, now, now
-		_, err := tx.UpdatePurchase(context.Background(), p)
-		return err
+		p.Stage, p.Status, p.PaidAt, p.HeldAt, p.ClosedAt = dataplan.Failed, dataplan.Failed, now, now, now
+		if _, err := tx.UpdatePurchase(context.Background(), p); err != nil {
+			return err
+		}
+		return tx.PutCarrierOrder(context.Background(), dataplan.OrderAttempt{OutTradeNo: id, PurchaseID: id, SentAt: now, DueAt: now, LeaseUntil: now})
 	})
 	if err != nil {
 		t.Fatal(err)

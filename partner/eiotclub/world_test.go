@@ -73,6 +73,10 @@ func newWorld(t *testing.T, url string) *world {
 	return w
 }
 
+// few reports whether a test is to take some of its cases alone: what is lost between us
+// and the carrier is alike on both engines, so that the slower one need not see all of it.
+func (w *world) few() bool { return strings.HasSuffix(w.t.Name(), "/postgres") }
+
 func (w *world) clock() time.Time {
 	w.mu.Lock()
 	defer w.mu.Unlock()
