@@ -14,6 +14,17 @@ import (
 	"github.com/opticworks/devicecloud/topic"
 )
 
+// A signed URL that is copied out of an answer works, so `&` is `&`.
+func TestAnswersReadAsTheyWereWritten(t *testing.T) {
+	w, id := newHouse(t)
+	const name = `"name":"<b>A & B</b>"`
+	w.do(t, call{method: "PATCH", path: "/api/devices/" + id, as: "owner", body: "{" + name + "}"}).want(t, 200, "")
+	got := w.do(t, call{method: "GET", path: "/api/devices/" + id, as: "owner"}).want(t, 200, "")
+	if !strings.Contains(string(got.raw), name) {
+		t.Errorf("%s", got.raw)
+	}
+}
+
 func TestDeviceOfAPerson(t *testing.T) {
 	ctx := context.Background()
 	w, id := newHouse(t)

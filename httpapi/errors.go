@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -121,10 +122,20 @@ func (a *api) fail(w http.ResponseWriter, r *http.Request, err error) {
 // wholeSeconds is a wait in whole seconds, at least one.
 func wholeSeconds(wait time.Duration) int { return max(1, int(math.Ceil(wait.Seconds()))) }
 
+// encode is JSON in one line. Characters of HTML stay what they are: a signed URL that is
+// copied out of an answer has to work, and no browser takes an answer for a page.
+func encode(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}
+
 // write encodes an answer. The body is built before the status is sent, so that a
 // failure to encode is a clean 500.
 func (a *api) write(w http.ResponseWriter, r *http.Request, ans answer) {
-	body, err := json.Marshal(ans.body)
+	body, err := encode(ans.body)
 	if err != nil {
 		a.log.Error("an answer could not be encoded", "request_id", exchangeOf(r).id, "error", err)
 		ans.status, body = errInternal.status, []byte(`{"error":"`+errInternal.code+`","message":"`+errInternal.message+`","request_id":"`+exchangeOf(r).id+`"}`)

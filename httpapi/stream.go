@@ -3,7 +3,6 @@ package httpapi
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -270,7 +269,7 @@ func (s *stream) update(l *registry.Listener, u registry.Update, now time.Time) 
 }
 
 func (s *stream) event(id, kind string, data any) error {
-	text, err := json.Marshal(data) // in one line
+	text, err := encode(data)
 	if err != nil {
 		return err
 	}
