@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -266,8 +267,17 @@ func (w *world) do(t testing.TB, c call) reply {
 		}
 	}
 	w.hold(t, build(), got)
+	if number := inFull.FindString(got.raw); number != "" && c.as != permitted {
+		t.Errorf("%s %s answers %q with the SIM card's number %s", c.method, c.path, c.as, number)
+	}
 	return got
 }
+
+// inFull is a SIM card's number that is not masked; permitted is who may see one.
+// [contracts E.4]
+var inFull = regexp.MustCompile(`\b89\d{17,18}\b`)
+
+const permitted = "desk"
 
 // flushed is told when an answer is flushed.
 type flushed struct {

@@ -16,7 +16,7 @@ func TestNumbersOfSIMsForPermittedStaff(t *testing.T) {
 	login := func(t *testing.T) {
 		t.Helper()
 		r := w.do(t, call{method: "POST", path: "/admin/auth/login", body: `{"email":"` + email + `","password":"` + adminPassword + `"}`}).want(t, 200, "")
-		w.tokens["desk"] = r.at("access_token").(string)
+		w.tokens[permitted] = r.at("access_token").(string)
 	}
 	made := w.do(t, call{method: "POST", path: "/admin/staff", as: "admin", body: `{"email":"` + email + `","password":"` + adminPassword + `","role":"admin"}`}).want(t, 201, "")
 	if made.len("scopes") != 0 {
@@ -40,7 +40,7 @@ func TestNumbersOfSIMsForPermittedStaff(t *testing.T) {
 		}
 	}
 	login(t)
-	list := w.do(t, call{method: "GET", path: "/admin/sims", as: "desk"}).want(t, 200, "")
+	list := w.do(t, call{method: "GET", path: "/admin/sims", as: permitted}).want(t, 200, "")
 	shows(t, list, false)
 	sim := "/admin/sims/" + list.at("sims", 0, "sim_id").(string)
 
@@ -50,13 +50,13 @@ func TestNumbersOfSIMsForPermittedStaff(t *testing.T) {
 			full bool
 		}{{`{"scopes":["admin:sim"]}`, true}, {`{"scopes":[]}`, false}, {`{"scopes":["admin:sim"]}`, true}} {
 			got := grant(t, step.body).want(t, 200, "")
-			w.do(t, call{method: "GET", path: "/admin/sims", as: "desk"}).want(t, 401, "invalid_token")
+			w.do(t, call{method: "GET", path: "/admin/sims", as: permitted}).want(t, 401, "invalid_token")
 			login(t)
-			me := w.do(t, call{method: "GET", path: "/api/me", as: "desk"}).want(t, 200, "")
+			me := w.do(t, call{method: "GET", path: "/api/me", as: permitted}).want(t, 200, "")
 			if (got.len("scopes") == 1) != step.full || strings.Contains(me.raw, `"admin:sim"`) != step.full {
 				t.Errorf("after %s: %s %s", step.body, got.raw, me.raw)
 			}
-			shows(t, w.do(t, call{method: "GET", path: "/admin/sims", as: "desk"}).want(t, 200, ""), step.full)
+			shows(t, w.do(t, call{method: "GET", path: "/admin/sims", as: permitted}).want(t, 200, ""), step.full)
 		}
 		if list := w.do(t, call{method: "GET", path: "/admin/staff", as: "admin"}).want(t, 200, ""); strings.Count(list.raw, `"admin:sim"`) != 1 {
 			t.Errorf("the list is %s", list.raw)
@@ -78,7 +78,7 @@ func TestNumbersOfSIMsForPermittedStaff(t *testing.T) {
 			{call{method: "POST", path: sim + "/assign", body: `{"device_id":"` + device + `"}`}, 200, 1},
 			{call{method: "GET", path: "/api/devices/" + device + "/sim"}, 200, 0}, // masked for everybody
 		} {
-			c.call.as = "desk"
+			c.call.as = permitted
 			got := w.do(t, c.call)
 			if got.status != c.status {
 				t.Fatalf("%s answers %d: %s", c.call.path, got.status, got.raw)
@@ -118,7 +118,7 @@ func TestNumbersOfSIMsForPermittedStaff(t *testing.T) {
 			t.Errorf("got %s", got.raw)
 		}
 		login(t)
-		w.do(t, call{method: "GET", path: sim, as: "desk"}).want(t, 403, "insufficient_role")
+		w.do(t, call{method: "GET", path: sim, as: permitted}).want(t, 403, "insufficient_role")
 		grant(t, `{"scopes":["admin:sim"]}`).want(t, 400, account.ErrStaffScope.Code)
 	})
 }
