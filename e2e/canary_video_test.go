@@ -73,6 +73,7 @@ func (v *voyage) everythingIsVended(video *aws.Server) Device {
 	owner := v.UserToken("filmed@example.com")
 	d := v.EnrollAs(v.admin)
 	v.Post("/admin/devices/claim", v.admin, object{"device_id": d.ID, "user_id": owner.ID}, nil)
+	v.longAgo(v.t, d)
 	for _, c := range []string{"live_view", "cloud_playback", "clip_download", "ai_summary"} {
 		v.Post("/admin/devices/"+d.ID+"/entitlements", v.admin, object{"capability": c}, nil)
 	}

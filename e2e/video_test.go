@@ -87,9 +87,9 @@ func (s *studio) newCamera(t *testing.T, email string, provisioned bool) Device 
 }
 
 // longAgo makes a device its owner's for a week: what they play is theirs.
-func (s *studio) longAgo(t *testing.T, d Device) {
+func (c *Cloud) longAgo(t *testing.T, d Device) {
 	t.Helper()
-	db, err := sql.Open("sqlite", "file:"+filepath.Join(s.DataDir(), "devicecloud.db")+"?_busy_timeout=10000")
+	db, err := sql.Open("sqlite", "file:"+filepath.Join(c.DataDir(), "devicecloud.db")+"?_busy_timeout=10000")
 	if err != nil {
 		t.Fatal(err)
 	}
