@@ -28,6 +28,7 @@ have_paho || packages+=(python3-paho-mqtt)
 have_postgres || packages+=(postgresql)
 have_boto || packages+=(python3-boto3)
 command -v curl >/dev/null || packages+=(curl)
+command -v openssl >/dev/null || packages+=(openssl)
 command -v npm >/dev/null || packages+=(nodejs npm)
 if ! [[ -x /usr/sbin/mosquitto ]]; then
 	if [[ "${CI:-}" == true ]]; then
